@@ -1,0 +1,332 @@
+//! `nsn-node content publish|get|list`.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use clap::{Args, Subcommand};
+use jsonrpsee::{
+    core::{ClientError, client::ClientT, params::ArrayParams},
+    http_client::{HttpClient, HttpClientBuilder},
+    rpc_params,
+};
+use nsn_relay::{
+    ContentId, Progress, Stage,
+    client::{self as viewer, Address, Viewer},
+};
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+
+use super::{Error, print_line, progress::Bar};
+use crate::{
+    offchain::publish::Published,
+    rpc::content::Kept,
+};
+
+/// How often the node is asked how far it is.
+const POLL: Duration = Duration::from_millis(200);
+
+/// Longest wait for a publication; hours of video take minutes.
+const PUBLISH_LIMIT: Duration = Duration::from_secs(6 * 3600);
+
+/// Longest wait for any other answer.
+const CALL_LIMIT: Duration = Duration::from_secs(30);
+
+/// What to do with content.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Publish a file on a super-node that runs on this machine.
+    Publish(Publish),
+    /// Fetch a content from a relay and verify every byte of it.
+    Get(Get),
+    /// List what a super-node keeps.
+    List(List),
+}
+
+/// The node to ask.
+#[derive(Debug, Args)]
+pub struct Node {
+    /// JSON-RPC of the node.
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:9944")]
+    rpc_url: String,
+}
+
+/// `content publish`.
+#[derive(Debug, Args)]
+pub struct Publish {
+    /// The file.
+    file: PathBuf,
+    /// Its media type [default: by its name].
+    #[arg(long, value_name = "TYPE")]
+    media_type: Option<String>,
+    /// One JSON object on standard output, no progress.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    node: Node,
+}
+
+/// `content get`.
+#[derive(Debug, Args)]
+pub struct Get {
+    /// What to fetch: the 64 hexadecimal digits that `content publish` printed.
+    content_id: ContentId,
+    /// A relay's or super-node's shard service, with `/p2p/` [default: that of the node at --rpc-url].
+    #[arg(long, value_name = "MULTIADDR")]
+    from: Option<Address>,
+    /// Where to put it. An interrupted fetch leaves FILE.part and goes on from there.
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+    /// Shards fetched at the same time.
+    #[arg(long, value_name = "N", default_value_t = viewer::Config::default().parallel)]
+    parallel: usize,
+    /// One JSON object on standard output, no progress.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    node: Node,
+}
+
+/// `content list`.
+#[derive(Debug, Args)]
+pub struct List {
+    /// One JSON object a line.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    node: Node,
+}
+
+impl Command {
+    pub(crate) async fn run(&self) -> Result<(), Error> {
+        match self {
+            Self::Publish(command) => command.run().await,
+            Self::Get(command) => command.run().await,
+            Self::List(command) => command.run().await,
+        }
+    }
+}
+
+/// A node's JSON-RPC.
+struct Rpc {
+    client: HttpClient,
+    url: String,
+}
+
+impl Rpc {
+    fn new(node: &Node, limit: Duration) -> Result<Self, Error> {
+        // The URLs that people copy say ws:// as often as http://; the node serves both.
+        let url = match node.rpc_url.strip_prefix("ws://") {
+            Some(rest) => format!("http://{rest}"),
+            None => node.rpc_url.clone(),
+        };
+        let client = HttpClientBuilder::default()
+            .request_timeout(limit)
+            .build(&url)
+            .map_err(|error| Error::Argument(format!("--rpc-url {url}: {error}")))?;
+        Ok(Self { client, url })
+    }
+
+    async fn call<T: DeserializeOwned>(
+        &self,
+        method: &str,
+        params: ArrayParams,
+    ) -> Result<T, Error> {
+        self.client.request(method, params).await.map_err(|error| match error {
+            ClientError::Call(refusal) => Error::Refused(refusal.message().to_owned()),
+            source => Error::Unreachable { url: self.url.clone(), source: Box::new(source) },
+        })
+    }
+}
+
+impl Publish {
+    async fn run(&self) -> Result<(), Error> {
+        let rpc = Rpc::new(&self.node, PUBLISH_LIMIT)?;
+        let inbox: PathBuf = rpc.call::<String>("content_v1_inbox", rpc_params![]).await?.into();
+        let staged = Staged::put(&self.file, &inbox)?;
+
+        let mut bar = Bar::new("publishing", 0, self.json);
+        let call = rpc.call::<Published>("content_v1_publish", rpc_params![&staged.name, &self.media_type]);
+        tokio::pin!(call);
+        let published = loop {
+            tokio::select! {
+                done = &mut call => break done?,
+                () = tokio::time::sleep(POLL) => {
+                    let params = rpc_params![&staged.name];
+                    // A poll that fails is not worth a word: the call itself tells what is wrong.
+                    if let Ok(Some(progress)) =
+                        rpc.call::<Option<Progress>>("content_v1_publishProgress", params).await
+                    {
+                        bar.set(stage(progress.stage), progress.done, progress.total);
+                    }
+                }
+                _ = tokio::signal::ctrl_c() => {
+                    return Err(Error::Argument(
+                        "stopped; the node goes on with what it has begun, and a second try is quick"
+                            .into(),
+                    ));
+                }
+            }
+        };
+        bar.finish();
+        if self.json {
+            print_line(serde_json::json!(published))?;
+        } else {
+            print_line(format_args!(
+                "published {} ({} bytes in {} shards)",
+                self.file.display(),
+                published.total_len,
+                published.shards
+            ))?;
+            print_line(&published.content_id)?;
+        }
+        Ok(())
+    }
+}
+
+/// A file put into the inbox; taken out again when dropped.
+struct Staged {
+    path: PathBuf,
+    name: String,
+}
+
+impl Staged {
+    fn put(file: &Path, inbox: &Path) -> Result<Self, Error> {
+        let failed = |source| Error::File { path: file.display().to_string(), source };
+        let file = file.canonicalize().map_err(failed)?;
+        if !file.is_file() {
+            return Err(Error::Argument(format!(
+                "{} is not a file: give one file; a folder is published file by file",
+                file.display()
+            )));
+        }
+        if !inbox.is_dir() {
+            return Err(Error::Argument(format!(
+                "the node's inbox {} is not on this machine: run this where the node runs",
+                inbox.display()
+            )));
+        }
+        let original = file.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+        // The process id keeps two publications of files with one name apart; the end of a long
+        // name is kept, for its extension.
+        let tail: String =
+            original.chars().rev().take(100).collect::<Vec<_>>().into_iter().rev().collect();
+        let name = format!("{}-{}", std::process::id(), tail);
+        let path = inbox.join(&name);
+        // On the same file system a second name costs nothing; otherwise the bytes are copied.
+        if fs::hard_link(&file, &path).is_err() {
+            fs::copy(&file, &path)
+                .map_err(|source| Error::File { path: path.display().to_string(), source })?;
+        }
+        Ok(Self { path, name })
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        // Left behind it only takes room; the node's operator sees it in the inbox.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+impl Get {
+    async fn run(&self) -> Result<(), Error> {
+        let from = match self.from {
+            Some(address) => address,
+            None => self.ask_node().await?,
+        };
+        let config = viewer::Config { parallel: self.parallel.max(1), ..Default::default() };
+        let (sender, mut progress) = watch::channel(Progress::START);
+        let mut bar = Bar::new("connecting", 0, self.json);
+        let viewer = Viewer::connect(from, None, config).await?;
+        let fetched = {
+            let download = viewer.download(self.content_id, &self.output, &sender);
+            tokio::pin!(download);
+            loop {
+                tokio::select! {
+                    fetched = &mut download => break fetched?,
+                    Ok(()) = progress.changed() => {
+                        let progress = *progress.borrow_and_update();
+                        bar.set(stage(progress.stage), progress.done, progress.total);
+                    }
+                    _ = tokio::signal::ctrl_c() => {
+                        return Err(Error::Argument(format!(
+                            "stopped; the same command goes on from {}.part",
+                            self.output.display()
+                        )));
+                    }
+                }
+            }
+        };
+        viewer.close().await;
+        bar.finish();
+        if self.json {
+            print_line(serde_json::json!({
+                "content_id": self.content_id.to_string(),
+                "file": self.output,
+                "media_type": fetched.media_type,
+                "total_len": fetched.total_len,
+                "shards": fetched.shards,
+                "resumed_shards": fetched.resumed,
+                "from_memory": fetched.sources.memory,
+                "from_disk": fetched.sources.disk,
+                "from_upstream": fetched.sources.upstream,
+            }))?;
+        } else {
+            print_line(format_args!(
+                "fetched and verified {} ({} bytes, {})",
+                self.output.display(),
+                fetched.total_len,
+                fetched.media_type
+            ))?;
+        }
+        Ok(())
+    }
+
+    async fn ask_node(&self) -> Result<Address, Error> {
+        let rpc = Rpc::new(&self.node, CALL_LIMIT)?;
+        let status: serde_json::Value = rpc.call("relay_v1_status", rpc_params![]).await?;
+        let first = status.get("listen_addrs").and_then(|all| all.get(0));
+        first.and_then(|address| address.as_str()?.parse().ok()).ok_or_else(|| {
+            Error::Argument(format!(
+                "the node at {} serves no shards; name a relay with --from",
+                self.node.rpc_url
+            ))
+        })
+    }
+}
+
+impl List {
+    async fn run(&self) -> Result<(), Error> {
+        let rpc = Rpc::new(&self.node, CALL_LIMIT)?;
+        let kept: Vec<Kept> = rpc.call("content_v1_list", rpc_params![]).await?;
+        if kept.is_empty() && !self.json {
+            print_line("this node keeps no published content")?;
+        }
+        for content in kept {
+            if self.json {
+                print_line(serde_json::json!(content))?;
+            } else {
+                print_line(format_args!(
+                    "{}  {:>14} bytes  {}  {}",
+                    content.content_id, content.total_len, content.media_type, content.name
+                ))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a bar says of a stage.
+const fn stage(stage: Stage) -> &'static str {
+    match stage {
+        Stage::Starting => "starting",
+        Stage::Storing => "storing",
+        Stage::Checking => "checking",
+        Stage::Fetching => "fetching",
+        Stage::Finishing => "finishing",
+        Stage::Done => "done",
+    }
+}

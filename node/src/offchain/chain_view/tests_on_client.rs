@@ -1,0 +1,135 @@
+//! The view on a real client: real blocks with real transactions, on two forks.
+
+use std::sync::Arc;
+
+use clap::Parser as _;
+use codec::Encode as _;
+use nsn_runtime::{Hash, RuntimeCall, opaque::Block};
+use pallet_reputation_runtime_api::Component;
+use sc_block_builder::BlockBuilderBuilder;
+use sc_cli::SubstrateCli as _;
+use sc_client_api::{Finalizer as _, HeaderBackend as _};
+use sc_consensus::{BlockImport as _, BlockImportParams, ForkChoiceStrategy};
+use sp_consensus::BlockOrigin;
+use sp_consensus_aura::{Slot, digests::CompatibleDigestItem as _, sr25519::AuthoritySignature};
+use sp_keyring::Sr25519Keyring::{Alice, Bob};
+use sp_runtime::{
+    Digest, DigestItem, OpaqueExtrinsic,
+    traits::{Block as _, Header as _},
+};
+
+use super::{ClientChain, build};
+use crate::{cli::Cli, service};
+
+#[path = "../../../tests/common/tx.rs"]
+mod tx;
+
+/// A client on a data folder of its own, and what keeps both alive.
+struct World {
+    client: Arc<service::Client>,
+    _parts: Box<dyn std::any::Any>,
+    _dir: tempfile::TempDir,
+}
+
+fn world() -> World {
+    let dir = tempfile::tempdir().unwrap();
+    let base = dir.path().to_str().unwrap();
+    let cli = Cli::parse_from(["nsn-node", "--dev", "--base-path", base]);
+    let config = cli.create_configuration(&cli.run, tokio::runtime::Handle::current()).unwrap();
+    let parts = service::partial(&config).unwrap();
+    World { client: parts.client.clone(), _parts: Box::new(parts), _dir: dir }
+}
+
+impl World {
+    fn genesis(&self) -> Hash {
+        self.client.info().genesis_hash
+    }
+
+    /// Imports a block on `parent` in `slot`, with `calls` by Alice and Bob, as best block or not.
+    async fn author(
+        &self,
+        parent: Hash,
+        slot: u64,
+        calls: Vec<(RuntimeCall, sp_keyring::Sr25519Keyring, u32)>,
+        best: bool,
+    ) -> Hash {
+        let number = self.client.number(parent).unwrap().unwrap();
+        let pre_digest =
+            <DigestItem as sp_consensus_aura::digests::CompatibleDigestItem<AuthoritySignature>>
+                ::aura_pre_digest(Slot::from(slot));
+        let mut builder = BlockBuilderBuilder::new(&*self.client)
+            .on_parent_block(parent)
+            .with_parent_block_number(number)
+            .with_inherent_digests(Digest { logs: vec![pre_digest] })
+            .build()
+            .unwrap();
+        let now = slot * nsn_runtime::SLOT_DURATION_MS;
+        let timestamp = nsn_runtime::UncheckedExtrinsic::new_bare(RuntimeCall::Timestamp(
+            pallet_timestamp::Call::set { now },
+        ));
+        builder.push(opaque(&timestamp)).unwrap();
+        for (call, who, nonce) in calls {
+            builder.push(opaque(&tx::signed(call, who, nonce, self.genesis()))).unwrap();
+        }
+        let built = builder.build().unwrap();
+        let (header, body) = built.block.deconstruct();
+        let hash = header.hash();
+        let mut import = BlockImportParams::<Block>::new(BlockOrigin::Own, header);
+        import.body = Some(body);
+        import.state_action = sc_consensus::StateAction::ApplyChanges(
+            sc_consensus::StorageChanges::Changes(built.storage_changes),
+        );
+        import.fork_choice = Some(ForkChoiceStrategy::Custom(best));
+        self.client.import_block(import).await.unwrap();
+        hash
+    }
+}
+
+fn metrics() -> super::Metrics {
+    super::Metrics::register(&prometheus_endpoint::Registry::new()).unwrap()
+}
+
+fn opaque(extrinsic: &nsn_runtime::UncheckedExtrinsic) -> OpaqueExtrinsic {
+    OpaqueExtrinsic::try_from_encoded_extrinsic(&extrinsic.encode()).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn chain_view_follows_real_forks_and_finality() {
+    let world = world();
+    let (view, driver) = build(ClientChain::new(world.client.clone()), metrics()).unwrap();
+    let secret = [5; 32];
+    let key = sp_core::Pair::public(&<sp_core::ed25519::Pair as sp_core::Pair>::from_seed(&secret)).0;
+    let genesis = world.genesis();
+
+    // Trunk: the key is bound to Bob.
+    let bind = (tx::bind(&secret, Bob, genesis), Bob, 0);
+    let trunk = world.author(genesis, 1, vec![bind], true).await;
+    driver.refresh();
+    assert_eq!(view.snapshot().best.block.hash, trunk);
+    assert_eq!(view.snapshot().best.reputation[&key].seeder, 500);
+    assert_eq!(view.scores(&key), None, "not finalised yet");
+
+    // Two forks, each with one change: the same revision, other scores.
+    let up = (tx::record(Bob, Component::Seeder, 100), Alice, 0);
+    let down = (tx::record(Bob, Component::Seeder, -400), Alice, 0);
+    let left = world.author(trunk, 2, vec![up], true).await;
+    driver.refresh();
+    let before = view.snapshot().best.clone();
+    assert_eq!(before.reputation[&key].seeder, 600);
+    let right = world.author(trunk, 3, vec![down], true).await;
+    driver.refresh();
+    let after = view.snapshot().best.clone();
+    assert_eq!(after.block.hash, right);
+    assert_eq!(after.revision, before.revision, "which is what makes forks a trap");
+    assert_eq!(after.reputation[&key].seeder, 100);
+
+    // The left fork grows and is best again, then final.
+    let left_tip = world.author(left, 4, vec![], true).await;
+    driver.refresh();
+    assert_eq!(view.snapshot().best.reputation[&key].seeder, 600);
+    world.client.finalize_block(left_tip, None, true).unwrap();
+    driver.refresh();
+    assert_eq!(view.scores(&key).map(|scores| scores.seeder), Some(600));
+    assert_eq!(view.snapshot().finalized.block.hash, left_tip);
+    assert_eq!(*view.changes().borrow(), 1, "one change of the finalised table");
+}

@@ -1,0 +1,222 @@
+//! The overlay as the directory of shards: who holds what, and where they serve it.
+//!
+//! A provider record names a peer and no address; the address is asked of that peer, whose answer it
+//! signed. So a lookup is two steps, and the second runs for all providers at once.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use futures::{StreamExt, future::BoxFuture, stream};
+use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
+use nsn_p2p::{AddressPolicy, Overlay, dht::Key, identity::key_of, peers::ServiceRecord};
+use nsn_relay::{
+    BlobId, ContentId,
+    upstream::{DirectoryError, Record, Source},
+};
+use tokio::time::timeout;
+
+use super::{Slot, chain_view::ChainView};
+
+/// Providers looked for on a miss; the race among sources uses fewer.
+const SOURCES: usize = 8;
+
+/// Service records asked for at the same time.
+const ASKED_AT_ONCE: usize = 8;
+
+/// Longest wait for one provider's service record, dialling it included. One that needs longer is no
+/// good source for somebody who waits.
+const RECORD_LIMIT: Duration = Duration::from_secs(5);
+
+/// Somebody who says that they hold a blob, and what is known of them.
+#[derive(Clone, Debug)]
+pub struct Provider {
+    /// Who.
+    pub peer: PeerId,
+    /// Seeder component of their reputation, if an account answers for them.
+    pub seeder_score: Option<u16>,
+    /// Where they serve shards, by their signed record; empty when none could be had.
+    pub shard_addrs: Vec<Multiaddr>,
+}
+
+/// The directory. Cheap to clone.
+#[derive(Clone)]
+pub struct Directory {
+    overlay: Slot<Overlay>,
+    chain: ChainView,
+    policy: AddressPolicy,
+}
+
+impl Directory {
+    pub(super) fn new(overlay: Slot<Overlay>, chain: ChainView, policy: AddressPolicy) -> Self {
+        Self { overlay, chain, policy }
+    }
+
+    /// Who provides a content, at most `limit` of them, with their service records.
+    ///
+    /// # Errors
+    /// When the overlay is down, or its lookup failed.
+    pub async fn providers_of_content(
+        &self,
+        content: ContentId,
+        limit: usize,
+    ) -> Result<Vec<Provider>, DirectoryError> {
+        let overlay = self.overlay()?;
+        let found = overlay.dht.find_providers(content_key(content), limit).await.map_err(failed)?;
+        Ok(self.with_records(&overlay, found).await)
+    }
+
+    fn overlay(&self) -> Result<Overlay, DirectoryError> {
+        self.overlay.current().ok_or_else(|| failed("the overlay is not running"))
+    }
+
+    /// The overlay, once it runs.
+    async fn started(&self) -> Result<Overlay, DirectoryError> {
+        let mut slot = self.overlay.watch();
+        let overlay = slot.wait_for(Option::is_some).await.map_err(failed)?.clone();
+        overlay.ok_or_else(|| failed("the overlay is not running"))
+    }
+
+    async fn with_records(&self, overlay: &Overlay, peers: Vec<PeerId>) -> Vec<Provider> {
+        stream::iter(peers)
+            .map(|peer| async move {
+                let record = timeout(RECORD_LIMIT, overlay.peers.service_record(peer)).await;
+                let shard_addrs = match record {
+                    Ok(Ok(record)) => self.usable(&record),
+                    Ok(Err(error)) => {
+                        tracing::debug!(target: "nsn::directory", %peer, "no service record: {error}");
+                        Vec::new()
+                    }
+                    Err(_) => {
+                        tracing::debug!(target: "nsn::directory", %peer, "no service record in time");
+                        Vec::new()
+                    }
+                };
+                let seeder_score = key_of(&peer)
+                    .and_then(|key| self.chain.scores(&key))
+                    .map(|scores| scores.seeder);
+                Provider { peer, seeder_score, shard_addrs }
+            })
+            .buffer_unordered(ASKED_AT_ONCE)
+            .collect()
+            .await
+    }
+
+    /// The addresses of a record that this node may dial.
+    fn usable(&self, record: &ServiceRecord) -> Vec<Multiaddr> {
+        record.shard_addrs.iter().filter(|addr| self.policy.allows(addr)).cloned().collect()
+    }
+}
+
+impl nsn_relay::upstream::Directory for Directory {
+    fn sources(&self, blob: BlobId) -> BoxFuture<'_, Result<Vec<Source>, DirectoryError>> {
+        Box::pin(async move {
+            let overlay = self.overlay()?;
+            // Whoever asks for a blob by its hash does not say whether it is a shard or a manifest.
+            let (shards, contents) = tokio::join!(
+                overlay.dht.find_providers(Key::shard(&blob.0), SOURCES),
+                overlay.dht.find_providers(Key::content(&blob.0), SOURCES),
+            );
+            let mut peers = match (shards, contents) {
+                (Err(error), Err(_)) => return Err(failed(error)),
+                (found, more) => {
+                    let mut peers = found.unwrap_or_default();
+                    peers.extend(more.unwrap_or_default());
+                    peers
+                }
+            };
+            peers.sort_unstable();
+            peers.dedup();
+            // This node itself was asked first, and does not have it.
+            peers.retain(|peer| *peer != overlay.peers.local());
+            let providers = self.with_records(&overlay, peers).await;
+            Ok(providers.into_iter().filter_map(source).collect())
+        })
+    }
+
+    fn provide(&self, record: Record) -> BoxFuture<'_, Result<(), DirectoryError>> {
+        Box::pin(async move {
+            // What is held must be found, so a directory that is not up yet is waited for.
+            let overlay = self.started().await?;
+            overlay.dht.provide(key(record)).await.map(drop).map_err(failed)
+        })
+    }
+
+    fn stop_providing(&self, record: Record) -> BoxFuture<'_, Result<(), DirectoryError>> {
+        Box::pin(async move {
+            // A directory that is down provides nothing.
+            let Some(overlay) = self.overlay.current() else { return Ok(()) };
+            overlay.dht.stop_providing(key(record)).await.map(drop).map_err(failed)
+        })
+    }
+}
+
+fn source(provider: Provider) -> Option<Source> {
+    let addrs: Vec<SocketAddr> = provider.shard_addrs.iter().filter_map(socket_addr).collect();
+    (!addrs.is_empty()).then_some(Source {
+        peer: provider.peer,
+        addrs,
+        seeder_score: provider.seeder_score,
+    })
+}
+
+fn key(record: Record) -> Key {
+    match record {
+        Record::Shard(id) => Key::shard(&BlobId::from(id).0),
+        Record::Content(id) => content_key(id),
+    }
+}
+
+fn content_key(id: ContentId) -> Key {
+    Key::content(&BlobId::from(id).0)
+}
+
+fn failed(error: impl std::fmt::Display) -> DirectoryError {
+    DirectoryError { reason: error.to_string() }
+}
+
+/// The socket of `/ip4|ip6/../udp/PORT/quic-v1`.
+pub(super) fn socket_addr(addr: &Multiaddr) -> Option<SocketAddr> {
+    let mut parts = addr.iter();
+    let ip: IpAddr = match parts.next()? {
+        Protocol::Ip4(ip) => ip.into(),
+        Protocol::Ip6(ip) => ip.into(),
+        _ => return None,
+    };
+    match (parts.next()?, parts.next()?) {
+        (Protocol::Udp(port), Protocol::QuicV1) => Some(SocketAddr::new(ip, port)),
+        _ => None,
+    }
+}
+
+/// The address of a shard service on `socket`.
+pub(crate) fn shard_multiaddr(socket: SocketAddr) -> Multiaddr {
+    Multiaddr::from(socket.ip()).with(Protocol::Udp(socket.port())).with(Protocol::QuicV1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sockets_and_addresses_are_one_to_one() {
+        for text in ["127.0.0.1:9003", "[2001:db8::1]:9003"] {
+            let socket: SocketAddr = text.parse().unwrap();
+            assert_eq!(socket_addr(&shard_multiaddr(socket)), Some(socket));
+        }
+        for other in ["/ip4/1.2.3.4/tcp/9003", "/dns/example.org/udp/1/quic-v1", "/ip4/1.2.3.4/udp/1"] {
+            assert_eq!(socket_addr(&other.parse().unwrap()), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_provider_without_a_usable_address_is_no_source() {
+        let provider = Provider {
+            peer: PeerId::random(),
+            seeder_score: None,
+            shard_addrs: vec!["/ip4/1.2.3.4/tcp/1".parse().unwrap()],
+        };
+        assert_eq!(source(provider), None);
+    }
+}

@@ -1,0 +1,303 @@
+//! The services that run beside the chain, and what owns what.
+//!
+//! ```text
+//! chain view   follows the client; owns the reputation snapshot          (chain_view)
+//! overlay      the libp2p network; owns its swarm                        (overlay -> nsn_p2p)
+//! relay        origin, cache, shard service; owns files and connections  (relay -> nsn_relay)
+//! wiring       tells the overlay what the relay serves, reads announcements (wiring)
+//! ```
+//!
+//! They run on a runtime of their own ([`runtime`]), each under a supervisor ([`supervisor`]) that
+//! builds it anew after a panic or error. So nobody holds a service's handle for long: it stands in
+//! a [`Slot`], which is empty while the service is down.
+//!
+//! Start: chain view, overlay, relay, wiring. Stop, in [`run`]: relay first (it withdraws from the
+//! directory and tells its viewers, for which it needs the overlay), then overlay, then chain view.
+
+pub mod announcements;
+pub mod chain_view;
+pub mod directory;
+pub mod inbox;
+mod overlay;
+pub mod publish;
+mod relay;
+mod runtime;
+mod supervisor;
+mod wiring;
+
+use std::{future::Future, path::PathBuf, sync::Arc};
+
+use nsn_p2p::Overlay;
+use nsn_relay::Relay;
+use prometheus_endpoint::{PrometheusError, Registry};
+use sc_network::config::{NetworkConfiguration, TransportConfig};
+use sc_service::{ChainType, TaskManager};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::{config, service::Client};
+use announcements::Announcements;
+use chain_view::{ChainView, ClientChain};
+use directory::Directory;
+use inbox::Inbox;
+use publish::Publisher;
+use supervisor::{BoxError, Running};
+
+pub use supervisor::Slot;
+
+/// Why the services could not even be prepared. What fails later is their supervisors' matter.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The node's network key.
+    #[error("the node's network key cannot be read: {0}")]
+    NodeKey(std::io::Error),
+    /// The state of the chain's heads.
+    #[error(transparent)]
+    ChainView(#[from] chain_view::ReadError),
+    /// The data folder.
+    #[error("{}: {source}. The node needs a data folder that it may write to (--base-path)", .path.display())]
+    Folder {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A metric's name is taken.
+    #[error("metrics cannot be registered: {0}")]
+    Metrics(#[from] PrometheusError),
+    /// No threads.
+    #[error(transparent)]
+    Runtime(#[from] runtime::StartError),
+}
+
+/// What the services are made from.
+pub struct Params<'a> {
+    /// Settings in force.
+    pub settings: config::Effective,
+    /// The chain.
+    pub client: Arc<Client>,
+    /// Hash of block 0; part of every overlay protocol's name.
+    pub genesis: nsn_runtime::Hash,
+    /// Development and local chains take any address, live ones only public ones.
+    pub chain_type: ChainType,
+    /// For the network key, and whether mDNS may be used.
+    pub network: &'a NetworkConfiguration,
+    /// The node's data folder.
+    pub base_path: PathBuf,
+    /// The node's metrics.
+    pub registry: Option<Registry>,
+}
+
+/// What others may hold of the services. Cheap to clone.
+#[derive(Clone)]
+pub struct Handles {
+    /// The chain's facts.
+    pub chain: ChainView,
+    /// The overlay, while it runs.
+    pub overlay: Slot<Overlay>,
+    /// The shard service, while it runs.
+    pub relay: Slot<Relay>,
+    /// Who holds what.
+    pub directory: Directory,
+    /// Publishing.
+    pub publisher: Publisher,
+    /// New content heard of.
+    pub announcements: Announcements,
+}
+
+/// The started services.
+pub struct Offchain {
+    /// For the RPC.
+    pub handles: Handles,
+    guard: runtime::Guard,
+    fatal: CancellationToken,
+}
+
+impl Offchain {
+    /// Ties the services to the node's life: they drain when it stops, and it stops when a service
+    /// fails under `--service-failure=exit`.
+    pub fn attach(self, task_manager: &mut TaskManager) {
+        let fatal = self.fatal;
+        task_manager.spawn_essential_handle().spawn("nsn-services", None, async move {
+            // An essential task ends the node when it returns.
+            fatal.cancelled().await;
+        });
+        task_manager.keep_alive(self.guard);
+    }
+}
+
+/// The services' metrics; registered once, kept across restarts of a service.
+#[derive(Clone)]
+struct Metrics {
+    chain_view: chain_view::Metrics,
+    supervisor: supervisor::Metrics,
+    overlay: nsn_p2p::Metrics,
+    relay: nsn_relay::Metrics,
+}
+
+impl Metrics {
+    /// In the node's registry; in one of their own that nobody reads where the node has none
+    /// (`--no-prometheus`), so that counting needs no second way.
+    fn register(registry: Option<&Registry>) -> Result<Self, PrometheusError> {
+        let unread = Registry::new();
+        let registry = registry.unwrap_or(&unread);
+        Ok(Self {
+            chain_view: chain_view::Metrics::register(registry)?,
+            supervisor: supervisor::Metrics::register(registry)?,
+            overlay: nsn_p2p::Metrics::register(registry)?,
+            relay: nsn_relay::Metrics::register(registry)?,
+        })
+    }
+}
+
+/// Builds the services and starts them on their own threads.
+///
+/// # Errors
+/// See [`StartError`].
+pub fn start(params: Params<'_>) -> Result<Offchain, StartError> {
+    let Params { settings, client, genesis, chain_type, network, base_path, registry } = params;
+    let config::Effective { settings, fault } = settings;
+    let metrics = Metrics::register(registry.as_ref())?;
+    let secret = network_secret(network)?;
+    let (chain, chain_driver) =
+        chain_view::build(ClientChain::new(client), metrics.chain_view.clone())?;
+    let inbox_path = base_path.join("inbox");
+    let inbox = Inbox::at(inbox_path.clone())
+        .map_err(|source| StartError::Folder { path: inbox_path, source })?;
+
+    let for_tests = matches!(chain_type, ChainType::Development | ChainType::Local);
+    let mdns_allowed =
+        matches!(network.transport, TransportConfig::Normal { enable_mdns: true, .. });
+    let mut overlay_config = settings.overlay.clone();
+    if for_tests {
+        overlay_config.address_policy = nsn_p2p::AddressPolicy::Any;
+    }
+    overlay_config.bootstrap.mdns |= chain_type == ChainType::Development && mdns_allowed;
+
+    let shutdown = CancellationToken::new();
+    let fatal = CancellationToken::new();
+    let policy = supervisor::Policy {
+        on_failure: settings.service_failure,
+        fatal: fatal.clone(),
+        metrics: metrics.supervisor.clone(),
+        first_pause: supervisor::FIRST_PAUSE,
+    };
+    let overlay = Slot::empty();
+    let relay = Slot::empty();
+    let announcements = Announcements::default();
+    let directory =
+        Directory::new(overlay.clone(), chain.clone(), overlay_config.address_policy);
+
+    let threads = runtime::Threads::new(settings.service_threads)?;
+    let publisher =
+        Publisher::new(inbox, relay.clone(), overlay.clone(), threads.handle());
+    let services = Services {
+        chain_driver,
+        policy,
+        overlay: (!settings.no_overlay).then(|| overlay::Service {
+            config: overlay_config,
+            secret,
+            genesis: genesis.0,
+            chain: chain.clone(),
+            metrics: metrics.overlay.clone(),
+            slot: overlay.clone(),
+        }),
+        relay: (settings.super_node || settings.relay).then(|| relay::Service {
+            config: settings.shards.clone(),
+            secret,
+            origin_dir: settings.super_node.then(|| base_path.join("shards")),
+            cache_dir: settings.relay.then(|| base_path.join("relay")),
+            directory: directory.clone(),
+            metrics: metrics.relay.clone(),
+            slot: relay.clone(),
+        }),
+        wiring: wiring::Wiring {
+            overlay: overlay.clone(),
+            relay: relay.clone(),
+            announcements: announcements.clone(),
+            region: settings.region.as_deref().and_then(|region| region.parse().ok()),
+            super_node: settings.super_node,
+            relay_role: settings.relay,
+        },
+        fault,
+    };
+    let guard = threads.run(settings.drain_limit, shutdown.clone(), run(services, shutdown))?;
+    let handles = Handles { chain, overlay, relay, directory, publisher, announcements };
+    Ok(Offchain { handles, guard, fatal })
+}
+
+/// The secret of the node's network key, which is the overlay's key too: one operator, one PeerId.
+fn network_secret(network: &NetworkConfiguration) -> Result<[u8; 32], StartError> {
+    let pair = network.node_key.clone().into_keypair().map_err(StartError::NodeKey)?;
+    let mut secret = [0; 32];
+    for (to, from) in secret.iter_mut().zip(pair.secret().as_ref()) {
+        *to = *from;
+    }
+    Ok(secret)
+}
+
+/// Everything that [`run`] keeps running.
+struct Services {
+    chain_driver: chain_view::Driver<ClientChain<Client>>,
+    policy: supervisor::Policy,
+    overlay: Option<overlay::Service>,
+    relay: Option<relay::Service>,
+    wiring: wiring::Wiring,
+    fault: Option<config::Fault>,
+}
+
+/// Runs all services until `shutdown`, then stops them in order. Every task that it spawns is joined
+/// here, or aborted when this future is dropped at the drain limit.
+async fn run(services: Services, shutdown: CancellationToken) {
+    let Services { chain_driver, policy, overlay, relay, wiring, fault } = services;
+    let [stop_chain, stop_overlay, stop_relay] = std::array::from_fn(|_| CancellationToken::new());
+    let fault_of = |name: &str| fault.clone().filter(|fault| fault.service == name);
+
+    let mut chain = JoinSet::new();
+    chain.spawn(chain_driver.run(stop_chain.clone()));
+    let mut overlays = JoinSet::new();
+    if let Some(overlay) = overlay {
+        overlays.spawn(overlay.run(policy.clone(), fault_of("overlay"), stop_overlay.clone()));
+    }
+    let mut relays = JoinSet::new();
+    if let Some(relay) = relay {
+        relays.spawn(relay.run(policy.clone(), fault_of("relay"), stop_relay.clone()));
+    }
+    let mut wirings = JoinSet::new();
+    wirings.spawn(wiring.run(stop_relay.clone()));
+
+    shutdown.cancelled().await;
+    tracing::info!(target: "nsn::services", "stopping: draining viewers, then leaving the overlay");
+    stop_relay.cancel();
+    joined(relays).await;
+    joined(wirings).await;
+    stop_overlay.cancel();
+    joined(overlays).await;
+    stop_chain.cancel();
+    joined(chain).await;
+    tracing::info!(target: "nsn::services", "off-chain services stopped");
+}
+
+/// Waits for all of `tasks`; a panic in one was already told of by the panic hook.
+async fn joined(mut tasks: JoinSet<()>) {
+    while tasks.join_next().await.is_some() {}
+}
+
+/// Runs a driver; if a test asked for it, panics in its place after a while, once.
+fn with_fault(
+    driver: impl Future<Output = Result<(), BoxError>> + Send + 'static,
+    fault: &mut Option<config::Fault>,
+) -> Running {
+    let Some(fault) = fault.take() else { return Box::pin(driver) };
+    Box::pin(async move {
+        tokio::select! {
+            end = driver => end,
+            () = tokio::time::sleep(fault.after) => {
+                #[allow(clippy::panic, reason = "what --test-panic asks for")]
+                {
+                    panic!("asked for by --test-panic");
+                }
+            }
+        }
+    })
+}

@@ -1,0 +1,52 @@
+//! The shard service (origin and relay) as a supervised service.
+
+use std::{path::PathBuf, sync::Arc};
+
+use libp2p::identity::Keypair;
+use nsn_relay::Relay;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Slot,
+    directory::Directory,
+    supervisor::{Policy, supervise},
+    with_fault,
+};
+use crate::config;
+
+/// What the shard service is built from, each time.
+pub(super) struct Service {
+    pub(super) config: nsn_relay::Config,
+    pub(super) secret: [u8; 32],
+    pub(super) origin_dir: Option<PathBuf>,
+    pub(super) cache_dir: Option<PathBuf>,
+    pub(super) directory: Directory,
+    pub(super) metrics: nsn_relay::Metrics,
+    pub(super) slot: Slot<Relay>,
+}
+
+impl Service {
+    pub(super) async fn run(
+        self,
+        policy: Policy,
+        mut fault: Option<config::Fault>,
+        shutdown: CancellationToken,
+    ) {
+        let Self { config, secret, origin_dir, cache_dir, directory, metrics, slot } = self;
+        supervise("relay", policy, slot, shutdown, move |token| {
+            let (relay, driver) = nsn_relay::build(
+                config.clone(),
+                nsn_relay::Deps {
+                    identity: Keypair::ed25519_from_bytes(secret)?,
+                    directory: Arc::new(directory.clone()),
+                    origin_dir: origin_dir.clone(),
+                    cache_dir: cache_dir.clone(),
+                    metrics: metrics.clone(),
+                },
+            )?;
+            let running = async move { driver.run(token).await.map_err(Into::into) };
+            Ok((relay, with_fault(running, &mut fault)))
+        })
+        .await;
+    }
+}

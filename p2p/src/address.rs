@@ -1,0 +1,182 @@
+//! Which addresses may be dialled, kept and handed on.
+
+use crate::Multiaddr;
+use libp2p::multiaddr::Protocol;
+use serde::{Deserialize, Serialize};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// Longest address that is kept, in bytes of its binary form. A QUIC address with a PeerId takes
+/// about 60, a long DNS name 255 more.
+pub(crate) const MAX_ADDRESS_BYTES: usize = 320;
+
+/// Which addresses take part.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AddressPolicy {
+    /// Only globally routable IPs, and DNS names (what they resolve to is checked again when
+    /// dialled). For public networks.
+    #[default]
+    Global,
+    /// Any specified IP, loopback and private ones too, and in-process addresses. For dev and local
+    /// chains, where listen addresses also count as reachable from outside.
+    Any,
+}
+
+impl AddressPolicy {
+    /// Whether the address may be dialled, stored or passed on.
+    pub fn allows(self, addr: &Multiaddr) -> bool {
+        if addr.len() > MAX_ADDRESS_BYTES {
+            return false;
+        }
+        let mut parts = addr.iter();
+        let host_allowed = match parts.next() {
+            Some(Protocol::Ip4(ip)) => self.allows_ip(ip.into()),
+            Some(Protocol::Ip6(ip)) => self.allows_ip(ip.into()),
+            Some(Protocol::Dns(_) | Protocol::Dns4(_) | Protocol::Dns6(_)) => true,
+            Some(Protocol::Memory(port)) => return self == Self::Any && port != 0,
+            _ => false,
+        };
+        let port = match parts.next() {
+            Some(Protocol::Tcp(port) | Protocol::Udp(port)) => port,
+            _ => 0,
+        };
+        host_allowed && port != 0 && !parts.any(|p| matches!(p, Protocol::P2pCircuit))
+    }
+
+    /// Whether an IP may be dialled, stored or passed on.
+    pub fn allows_ip(self, ip: IpAddr) -> bool {
+        if ip.is_unspecified() || ip.is_multicast() {
+            return false;
+        }
+        match self {
+            Self::Any => true,
+            Self::Global => match ip {
+                IpAddr::V4(ip) => global_v4(ip),
+                IpAddr::V6(ip) => match ip.to_ipv4_mapped() {
+                    Some(ip) => global_v4(ip),
+                    None => global_v6(ip),
+                },
+            },
+        }
+    }
+}
+
+/// By the IANA special-purpose registry for IPv4 (the standard library's own test is unstable).
+fn global_v4(ip: Ipv4Addr) -> bool {
+    let [a, b, c, _] = ip.octets();
+    let shared = a == 100 && (64..128).contains(&b);
+    let protocols = a == 192 && b == 0 && c == 0;
+    let benchmarking = a == 198 && (b == 18 || b == 19);
+    let reserved = a >= 240;
+    !(a == 0
+        || ip.is_loopback()
+        || ip.is_private()
+        || ip.is_link_local()
+        || ip.is_documentation()
+        || shared
+        || protocols
+        || benchmarking
+        || reserved)
+}
+
+/// Global unicast (2000::/3) without documentation, benchmarking, ORCHID and 6to4, whose embedded
+/// IPv4 could be anything.
+fn global_v6(ip: Ipv6Addr) -> bool {
+    let [a, b, ..] = ip.segments();
+    let unicast = a & 0xe000 == 0x2000;
+    let documentation = (a == 0x2001 && b == 0x0db8) || (a == 0x3fff && b < 0x1000);
+    let protocols = a == 0x2001 && b < 0x0200;
+    let six_to_four = a == 0x2002;
+    unicast && !documentation && !protocols && !six_to_four
+}
+
+/// The address without a trailing `/p2p/...`.
+pub(crate) fn without_peer(addr: &Multiaddr) -> Multiaddr {
+    addr.iter().take_while(|p| !matches!(p, Protocol::P2p(_))).collect()
+}
+
+/// The IP an address begins with.
+pub(crate) fn ip_of(addr: &Multiaddr) -> Option<IpAddr> {
+    match addr.iter().next()? {
+        Protocol::Ip4(ip) => Some(ip.into()),
+        Protocol::Ip6(ip) => Some(ip.into()),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn addr(s: &str) -> Multiaddr {
+        s.parse().unwrap()
+    }
+
+    #[test]
+    fn public_networks_take_only_global_addresses() {
+        let policy = AddressPolicy::Global;
+        for good in
+            ["/ip4/8.8.8.8/tcp/9000", "/ip6/2606:4700::1/udp/9000/quic-v1", "/dns/a.org/tcp/1"]
+        {
+            assert!(policy.allows(&addr(good)), "{good}");
+        }
+        for bad in [
+            "/ip4/127.0.0.1/tcp/9000",
+            "/ip4/10.0.0.1/tcp/9000",
+            "/ip4/192.168.1.1/udp/9000/quic-v1",
+            "/ip4/100.64.0.1/tcp/9000",
+            "/ip4/169.254.0.1/tcp/9000",
+            "/ip4/198.18.0.1/tcp/9000",
+            "/ip4/203.0.113.1/tcp/9000",
+            "/ip4/0.0.0.0/tcp/9000",
+            "/ip4/8.8.8.8/tcp/0",
+            "/ip6/::1/tcp/9000",
+            "/ip6/fe80::1/tcp/9000",
+            "/ip6/fd00::1/tcp/9000",
+            "/ip6/::ffff:10.0.0.1/tcp/9000",
+            "/ip6/2002:0a00:0001::1/tcp/9000",
+            "/memory/7",
+            "/tcp/9000",
+            "/ip4/8.8.8.8",
+        ] {
+            assert!(!policy.allows(&addr(bad)), "{bad}");
+        }
+    }
+
+    #[test]
+    fn dev_chains_take_any_usable_address() {
+        let policy = AddressPolicy::Any;
+        for good in ["/ip4/127.0.0.1/tcp/9000", "/ip6/::1/udp/9000/quic-v1", "/memory/7"] {
+            assert!(policy.allows(&addr(good)), "{good}");
+        }
+        for bad in
+            ["/ip4/0.0.0.0/tcp/9000", "/ip4/127.0.0.1/tcp/0", "/memory/0", "/ip4/224.0.0.1/tcp/1"]
+        {
+            assert!(!policy.allows(&addr(bad)), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_peer_is_cut_off() {
+        let peer = crate::identity::peer_id_of(&[1; 32]).unwrap();
+        let with = addr("/ip4/1.2.3.4/tcp/1").with(Protocol::P2p(peer));
+        assert_eq!(without_peer(&with), addr("/ip4/1.2.3.4/tcp/1"));
+        assert_eq!(ip_of(&with), Some("1.2.3.4".parse().unwrap()));
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_global_is_also_any(ip: [u8; 16], v4: bool) {
+            let ip: IpAddr = if v4 {
+                <[u8; 4]>::try_from(&ip[..4]).unwrap().into()
+            } else {
+                ip.into()
+            };
+            if AddressPolicy::Global.allows_ip(ip) {
+                prop_assert!(AddressPolicy::Any.allows_ip(ip));
+                prop_assert!(!ip.is_loopback());
+            }
+        }
+    }
+}

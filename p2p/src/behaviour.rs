@@ -1,0 +1,73 @@
+//! All network behaviours of the overlay's swarm.
+
+use crate::{
+    Config, Identity, Metrics, Protocols, Reputation, RunError, dht, gossip,
+    peers::{Codec, limits},
+};
+use libp2p::{
+    identify, mdns, ping,
+    request_response::{self, ProtocolSupport},
+    swarm::{NetworkBehaviour, behaviour::toggle::Toggle},
+};
+use std::sync::Arc;
+
+/// The behaviours; `limits` comes first, so that what it refuses costs the others nothing.
+#[derive(NetworkBehaviour)]
+pub(crate) struct Behaviour {
+    limits: limits::Behaviour,
+    identify: identify::Behaviour,
+    ping: ping::Behaviour,
+    pub(crate) kad: dht::Behaviour,
+    control: gossip::params::Behaviour,
+    bulk: gossip::params::Behaviour,
+    pub(crate) services: request_response::Behaviour<Codec>,
+    mdns: Toggle<mdns::tokio::Behaviour>,
+}
+
+impl Behaviour {
+    pub(crate) fn new(
+        config: &Config,
+        identity: &Identity,
+        protocols: &Protocols,
+        reputation: Arc<dyn Reputation>,
+        metrics: &Metrics,
+    ) -> Result<Self, RunError> {
+        let local = identity.peer_id();
+        let policy = config.address_policy;
+        let gossip = |channel| {
+            gossip::params::behaviour(channel, &config.gossip, policy, protocols, identity)
+        };
+        // identify keeps no addresses for dialling: what may be dialled is kad's and ours to say.
+        let identify =
+            identify::Config::new(protocols.chain().to_owned(), identity.keypair().public())
+                .with_agent_version(config.agent.clone())
+                .with_push_listen_addr_updates(true)
+                .with_cache_size(0);
+        let mdns = if config.bootstrap.mdns {
+            let mdns = mdns::tokio::Behaviour::new(mdns::Config::default(), local);
+            Some(mdns.map_err(|source| RunError::Setup { what: "mDNS", source: source.into() })?)
+        } else {
+            None
+        };
+        Ok(Self {
+            limits: limits::Behaviour::new(&config.peers, local, reputation, metrics.clone()),
+            identify: identify::Behaviour::new(identify),
+            ping: ping::Behaviour::new(ping::Config::new()),
+            kad: dht::behaviour(local, &config.dht, policy, protocols),
+            control: gossip(gossip::Channel::Control)?,
+            bulk: gossip(gossip::Channel::Bulk)?,
+            services: request_response::Behaviour::with_codec(
+                Codec,
+                [(protocols.services(), ProtocolSupport::Full)],
+                request_response::Config::default()
+                    .with_request_timeout(config.peers.service_timeout),
+            ),
+            mdns: mdns.into(),
+        })
+    }
+
+    /// The two gossip behaviours.
+    pub(crate) fn gossip(&mut self) -> gossip::Behaviours<'_> {
+        gossip::Behaviours { control: &mut self.control, bulk: &mut self.bulk }
+    }
+}

@@ -1,0 +1,21 @@
+//! The directory: which peer provides which shard, content or region.
+//!
+//! libp2p's kad keeps the routing table, serves queries and makes lookups. What it does badly at
+//! scale is ours: the record store ([`Store`]), when to announce what ([`Schedule`]), and who waits
+//! for which lookup ([`queries`]).
+
+mod config;
+mod handle;
+mod key;
+pub mod queries;
+mod schedule;
+mod store;
+mod task;
+
+pub use config::Config;
+pub use handle::{Announced, DhtHandle, FindError, ProvideError, Status};
+pub(crate) use handle::{Command, channel};
+pub use key::Key;
+pub use schedule::{Full, Inserted, Schedule};
+pub use store::{Limits as StoreLimits, Refused, Store};
+pub(crate) use task::{Behaviour, Dht, Output, behaviour};

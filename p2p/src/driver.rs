@@ -1,0 +1,414 @@
+//! The one task that owns the swarm: select an event or a command, hand it to its domain, apply.
+
+use crate::{
+    AddressPolicy, Config, Deps, PeerId, Protocols, RunError,
+    behaviour::{Behaviour, BehaviourEvent},
+    bootstrap::{self, Bootstrap},
+    dht::{self, Dht},
+    gossip::{self, Channel, Gossip},
+    peers::{self, Changes, Context, Peers},
+    transport,
+};
+use futures::StreamExt;
+use libp2p::{
+    Multiaddr, TransportError, mdns,
+    multiaddr::Protocol,
+    swarm::{self, Swarm, SwarmEvent},
+};
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{MissedTickBehavior, interval, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// Runs the overlay.
+pub struct Driver {
+    config: Config,
+    deps: Deps,
+    gossip: gossip::Ends,
+    dht: mpsc::Receiver<dht::Command>,
+    peers: peers::Ends,
+}
+
+impl Driver {
+    pub(crate) fn new(
+        config: Config,
+        deps: Deps,
+        gossip: gossip::Ends,
+        dht: mpsc::Receiver<dht::Command>,
+        peers: peers::Ends,
+    ) -> Self {
+        Self { config, deps, gossip, dht, peers }
+    }
+
+    /// Listens, connects and serves until `shutdown` is cancelled; then closes all connections and
+    /// returns, within `close_timeout` twice. Must be called within a tokio runtime. An address that
+    /// cannot be listened on ends it at once.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), RunError> {
+        let Self { config, deps, gossip, dht, peers } = self;
+        let tasks = TaskTracker::new();
+        let close_timeout = config.close_timeout;
+        let tick = config.tick;
+        let mut inbox = Inbox {
+            gossip: gossip.commands,
+            dht,
+            peers: peers.commands,
+            reputation: Some(deps.reputation_changed.clone()),
+        };
+        let start = Running::start(config, deps, gossip.topics, peers.changes, &tasks);
+        // On the heap, so that the future stays small.
+        let mut overlay = Box::new(start?);
+        let mut ticks = interval(tick);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let ended = loop {
+            tokio::select! {
+                () = shutdown.cancelled() => break Ok(()),
+                event = overlay.swarm.select_next_some() => {
+                    if let Err(error) = overlay.on_event(event) {
+                        break Err(error);
+                    }
+                }
+                input = inbox.next() => overlay.on_input(input),
+                _ = ticks.tick() => overlay.on_tick(),
+            }
+            overlay.advance();
+        };
+        // Callers whose commands wait are answered `Closed` from here on.
+        drop(inbox);
+        overlay.close(close_timeout).await;
+        drop(overlay);
+        tasks.close();
+        if timeout(close_timeout, tasks.wait()).await.is_err() {
+            tracing::debug!(left = tasks.len(), "connection tasks did not end in time");
+        }
+        ended
+    }
+}
+
+/// What callers and the chain send.
+enum Input {
+    Gossip(gossip::Command),
+    Dht(dht::Command),
+    Peers(peers::Command),
+    ReputationChanged,
+}
+
+struct Inbox {
+    gossip: mpsc::Receiver<gossip::Command>,
+    dht: mpsc::Receiver<dht::Command>,
+    peers: mpsc::Receiver<peers::Command>,
+    /// Gone once its sender is.
+    reputation: Option<watch::Receiver<u64>>,
+}
+
+impl Inbox {
+    /// The next input; for ever if all senders are gone. Safe to drop at any await.
+    async fn next(&mut self) -> Input {
+        loop {
+            let reputation_changed = async {
+                match &mut self.reputation {
+                    Some(changed) => changed.changed().await.is_ok(),
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                Some(command) = self.gossip.recv() => return Input::Gossip(command),
+                Some(command) = self.dht.recv() => return Input::Dht(command),
+                Some(command) = self.peers.recv() => return Input::Peers(command),
+                changed = reputation_changed => {
+                    if changed {
+                        return Input::ReputationChanged;
+                    }
+                    self.reputation = None;
+                }
+            }
+        }
+    }
+}
+
+/// The swarm and the domains.
+struct Running {
+    policy: AddressPolicy,
+    swarm: Swarm<Behaviour>,
+    gossip: Gossip,
+    dht: Dht,
+    peers: Peers,
+    bootstrap: Bootstrap,
+    changes: watch::Sender<Changes>,
+}
+
+impl Running {
+    fn start(
+        config: Config,
+        deps: Deps,
+        topics: Vec<(gossip::Topic, tokio::sync::broadcast::Sender<gossip::Message>)>,
+        changes: watch::Sender<Changes>,
+        tasks: &TaskTracker,
+    ) -> Result<Self, RunError> {
+        let Deps { identity, genesis_hash, reputation, metrics, .. } = deps;
+        let protocols = Protocols::new(&genesis_hash);
+        let policy = config.address_policy;
+        let transport = transport::build(&config, &identity, &metrics)?;
+        let behaviour =
+            Behaviour::new(&config, &identity, &protocols, reputation.clone(), &metrics)?;
+        let tasks = tasks.clone();
+        let settings = swarm::Config::with_executor(move |task| {
+            tasks.spawn(task);
+        })
+        .with_idle_connection_timeout(config.peers.idle_timeout);
+        let mut swarm = Swarm::new(transport, behaviour, identity.peer_id(), settings);
+        for address in &config.listen {
+            listen(&mut swarm, address)?;
+        }
+        for address in &config.public_addrs {
+            swarm.add_external_address(address.clone());
+        }
+        Ok(Self {
+            policy,
+            gossip: Gossip::new(
+                config.gossip.clone(),
+                &identity,
+                reputation.clone(),
+                metrics.clone(),
+                topics,
+            ),
+            dht: Dht::new(&config.dht, policy, reputation.clone(), metrics.clone()),
+            peers: Peers::new(
+                &config.peers,
+                policy,
+                identity.clone(),
+                protocols,
+                reputation,
+                metrics,
+            ),
+            bootstrap: Bootstrap::new(&config.bootstrap, identity.peer_id(), Instant::now()),
+            swarm,
+            changes,
+        })
+    }
+
+    fn on_input(&mut self, input: Input) {
+        match input {
+            Input::Gossip(command) => {
+                let behaviours = self.swarm.behaviour_mut().gossip();
+                self.gossip.on_command(command, behaviours, unix_ms());
+            }
+            Input::Dht(command) => {
+                self.dht.on_command(command, &mut self.swarm.behaviour_mut().kad, Instant::now());
+            }
+            Input::Peers(command) => {
+                let (peers, cx) = self.peers();
+                peers.on_command(command, cx);
+            }
+            Input::ReputationChanged => {
+                self.apply_scores();
+                let (peers, cx) = self.peers();
+                peers.on_reputation(cx);
+            }
+        }
+    }
+
+    /// The peers, and what they need of the rest.
+    fn peers(&mut self) -> (&mut Peers, Context<'_>) {
+        let cx = Context {
+            swarm: &mut self.swarm,
+            dht: &mut self.dht,
+            gossip: &self.gossip,
+            now: Instant::now(),
+            now_ms: unix_ms(),
+        };
+        (&mut self.peers, cx)
+    }
+
+    fn on_event(&mut self, event: SwarmEvent<BehaviourEvent>) -> Result<(), RunError> {
+        let now = Instant::now();
+        match event {
+            SwarmEvent::Behaviour(event) => self.on_behaviour(event),
+            SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
+                self.peers.on_established(peer_id, connection_id, &endpoint, now);
+                self.bootstrap.on_connected(&peer_id, now);
+                let behaviours = self.swarm.behaviour_mut().gossip();
+                self.gossip.apply_scores([&peer_id], behaviours);
+            }
+            SwarmEvent::ConnectionClosed { peer_id, connection_id, .. } => {
+                if self.peers.on_closed(&peer_id, connection_id, now) {
+                    self.gossip.on_disconnected(&peer_id);
+                }
+            }
+            SwarmEvent::OutgoingConnectionError { connection_id, error, .. } => {
+                tracing::debug!(%error, "dialling failed");
+                self.peers.on_dial_failed(connection_id, &error);
+            }
+            SwarmEvent::IncomingConnectionError { error, .. } => {
+                tracing::debug!(%error, "incoming connection failed");
+                self.peers.on_incoming_failed(&error);
+            }
+            SwarmEvent::NewListenAddr { address, .. } => {
+                tracing::info!(%address, "overlay listens");
+                // Nobody dials back on a dev chain; what is listened on counts as reachable, so
+                // that the node serves the directory and its records carry addresses.
+                if self.policy == AddressPolicy::Any && self.policy.allows(&address) {
+                    self.swarm.add_external_address(address);
+                }
+            }
+            SwarmEvent::ExpiredListenAddr { address, .. } => {
+                tracing::info!(%address, "overlay no longer listens");
+                if self.policy == AddressPolicy::Any {
+                    self.swarm.remove_external_address(&address);
+                }
+            }
+            SwarmEvent::ListenerClosed { reason, addresses, .. } => {
+                let reason = reason.err().map_or_else(|| "closed".to_owned(), |e| e.to_string());
+                tracing::warn!(?addresses, reason, "an overlay listener has closed");
+                if self.swarm.listeners().next().is_none() {
+                    return Err(RunError::ListenersGone { reason });
+                }
+            }
+            SwarmEvent::ListenerError { error, .. } => {
+                tracing::warn!(%error, "an overlay listener has trouble");
+            }
+            // Progress that the domains hear of otherwise.
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn on_behaviour(&mut self, event: BehaviourEvent) {
+        let now = Instant::now();
+        match event {
+            BehaviourEvent::Control(event) => self.on_gossip(Channel::Control, event),
+            BehaviourEvent::Bulk(event) => self.on_gossip(Channel::Bulk, event),
+            BehaviourEvent::Kad(event) => {
+                let kad = &mut self.swarm.behaviour_mut().kad;
+                if let Some(output) = self.dht.on_event(event, kad, now) {
+                    let dht::Output::Located(peer, addrs) = output;
+                    let (peers, cx) = self.peers();
+                    peers.on_located(peer, addrs, cx);
+                }
+            }
+            BehaviourEvent::Services(event) => {
+                let (peers, cx) = self.peers();
+                peers.on_services(event, cx);
+            }
+            BehaviourEvent::Identify(event) => {
+                let (peers, mut cx) = self.peers();
+                peers.on_identify(event, &mut cx);
+            }
+            BehaviourEvent::Ping(event) => self.peers.on_ping(event),
+            BehaviourEvent::Mdns(mdns::Event::Discovered(found)) => {
+                for (peer, addr) in found {
+                    self.dial(bootstrap::dial(peer, vec![addr]));
+                }
+            }
+            BehaviourEvent::Mdns(mdns::Event::Expired(_)) => {}
+            BehaviourEvent::Limits(never) => match never {},
+        }
+    }
+
+    fn on_gossip(&mut self, channel: Channel, event: libp2p::gossipsub::Event) {
+        let behaviours = self.swarm.behaviour_mut().gossip();
+        self.gossip.on_event(channel, event, behaviours, unix_ms());
+    }
+
+    fn on_tick(&mut self) {
+        let now = Instant::now();
+        self.dht.on_tick(&mut self.swarm.behaviour_mut().kad, now);
+        self.peers.on_tick(now);
+        self.apply_scores();
+        self.gossip.on_tick(self.swarm.behaviour_mut().gossip());
+        let connected = |peer: &PeerId| self.peers.is_connected(peer);
+        for opts in self.bootstrap.due(self.peers.connected_count(), connected, now) {
+            self.dial(opts);
+        }
+    }
+
+    fn apply_scores(&mut self) {
+        let behaviours = self.swarm.behaviour_mut().gossip();
+        self.gossip.apply_scores(self.peers.connected(), behaviours);
+    }
+
+    fn dial(&mut self, opts: swarm::dial_opts::DialOpts) {
+        if let Err(error) = self.swarm.dial(opts) {
+            tracing::debug!(%error, "not dialled");
+        }
+    }
+
+    /// After every turn: starts what waits, and tells watchers what has changed.
+    fn advance(&mut self) {
+        self.dht.advance(&mut self.swarm.behaviour_mut().kad, Instant::now());
+        let (swarm, peers, dht, gossip) = (&self.swarm, &self.peers, &self.dht, &self.gossip);
+        self.changes.send_if_modified(|shown| {
+            let same = shown.connected == peers.connected_count()
+                && shown.routing_table == dht.routing_table()
+                && shown.fewest_listeners == gossip.fewest_listeners()
+                && shown.listen.iter().eq(swarm.listeners());
+            if !same {
+                *shown = Changes {
+                    listen: swarm.listeners().cloned().collect(),
+                    connected: peers.connected_count(),
+                    routing_table: dht.routing_table(),
+                    fewest_listeners: gossip.fewest_listeners(),
+                };
+            }
+            !same
+        });
+    }
+
+    /// Closes all connections, so that peers know at once.
+    async fn close(&mut self, limit: std::time::Duration) {
+        let peers: Vec<PeerId> = self.swarm.connected_peers().copied().collect();
+        for peer in peers {
+            // Fails only if it has gone meanwhile.
+            let _ = self.swarm.disconnect_peer_id(peer);
+        }
+        let closed = async {
+            while self.swarm.connected_peers().next().is_some() {
+                if let SwarmEvent::ConnectionClosed { peer_id, connection_id, .. } =
+                    self.swarm.select_next_some().await
+                {
+                    self.peers.on_closed(&peer_id, connection_id, Instant::now());
+                }
+            }
+        };
+        if timeout(limit, closed).await.is_err() {
+            tracing::debug!("not all overlay connections closed in time");
+        }
+    }
+}
+
+fn listen(swarm: &mut Swarm<Behaviour>, address: &Multiaddr) -> Result<(), RunError> {
+    let failed = |source| RunError::Listen { address: address.clone(), source };
+    // libp2p binds TCP with SO_REUSEPORT, so a second node of the same user would get no error and
+    // half of the connections. A plain bind tells.
+    if let Some(tcp) = tcp_of(address) {
+        TcpListener::bind(tcp).map_err(failed)?;
+    }
+    match swarm.listen_on(address.clone()) {
+        Ok(_) => Ok(()),
+        Err(TransportError::Other(source)) => Err(failed(source)),
+        Err(TransportError::MultiaddrNotSupported(_)) => Err(failed(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "no transport for such an address",
+        ))),
+    }
+}
+
+/// The socket address of a TCP address with a fixed port.
+fn tcp_of(address: &Multiaddr) -> Option<SocketAddr> {
+    let ip = crate::address::ip_of(address)?;
+    match address.iter().nth(1)? {
+        Protocol::Tcp(port) if port != 0 => Some((ip, port).into()),
+        _ => None,
+    }
+}
+
+/// Milliseconds since the Unix epoch.
+fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,281 @@
+//! What the overlay counts, all on the node's one Prometheus endpoint.
+//!
+//! The names under `nsn_p2p_` and `nsn_p2p_kademlia_` that dashboards know are fixed; labels are
+//! added only where one number would hide a reason.
+
+use crate::gossip::Topic;
+use prometheus_endpoint::{
+    Counter, CounterVec, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, Opts,
+    PrometheusError, Registry, U64, exponential_buckets, prometheus::core::Collector, register,
+};
+
+/// The overlay's metrics. Registered once for the life of the process and cloned into every overlay
+/// that is built, so one that is built again after a failure goes on counting.
+#[derive(Clone)]
+pub struct Metrics {
+    pub(crate) active_connections: Gauge<U64>,
+    pub(crate) connected_peers: Gauge<U64>,
+    pub(crate) connection_limit: Gauge<U64>,
+    pub(crate) bytes_sent: Counter<U64>,
+    pub(crate) bytes_received: Counter<U64>,
+    pub(crate) connections_established: Counter<U64>,
+    pub(crate) connections_failed: CounterVec<U64>,
+    pub(crate) connections_refused: CounterVec<U64>,
+    pub(crate) connections_closed: Counter<U64>,
+    pub(crate) connection_duration: Histogram,
+    pub(crate) commands_refused: CounterVec<U64>,
+
+    pub(crate) gossip_mesh_size: GaugeVec<U64>,
+    pub(crate) gossip_sent: CounterVec<U64>,
+    pub(crate) gossip_received: CounterVec<U64>,
+    pub(crate) gossip_refused: CounterVec<U64>,
+    pub(crate) gossip_missed: CounterVec<U64>,
+    pub(crate) gossip_validation: Histogram,
+    pub(crate) gossip_message_bytes: Histogram,
+
+    pub(crate) kad_routing_table_size: Gauge<U64>,
+    pub(crate) kad_query_duration: HistogramVec,
+    pub(crate) kad_query_timeouts: Counter<U64>,
+    pub(crate) kad_published: Counter<U64>,
+    pub(crate) kad_bootstraps: Counter<U64>,
+    pub(crate) kad_records: Gauge<U64>,
+    pub(crate) kad_provided: Gauge<U64>,
+    pub(crate) kad_records_refused: CounterVec<U64>,
+
+    pub(crate) service_records_refused: CounterVec<U64>,
+}
+
+impl Metrics {
+    /// Registers all metrics; fails if the registry holds one of the names already.
+    pub fn register(registry: &Registry) -> Result<Self, PrometheusError> {
+        Self::make(&Maker(Some(registry)))
+    }
+
+    /// Metrics that count but are shown nowhere, for tests and tools.
+    pub fn unregistered() -> Result<Self, PrometheusError> {
+        Self::make(&Maker(None))
+    }
+
+    fn make(m: &Maker<'_>) -> Result<Self, PrometheusError> {
+        let this = Self {
+            active_connections: m.gauge("active_connections", "Established connections")?,
+            connected_peers: m.gauge("connected_peers", "Peers with at least one connection")?,
+            connection_limit: m.gauge("connection_limit", "Most connections that are held")?,
+            bytes_sent: m.counter("bytes_sent_total", "Bytes written to streams of peers")?,
+            bytes_received: m
+                .counter("bytes_received_total", "Bytes read from streams of peers")?,
+            connections_established: m
+                .counter("connections_established_total", "Connections established")?,
+            connections_failed: m.counters(
+                "connections_failed_total",
+                "Connections that were attempted and failed, by reason",
+                &["reason"],
+            )?,
+            connections_refused: m.counters(
+                "connections_refused_total",
+                "Connections and peers this node refused, by reason",
+                &["reason"],
+            )?,
+            connections_closed: m.counter("connections_closed_total", "Connections closed")?,
+            connection_duration: m.histogram(
+                "connection_duration_seconds",
+                "How long connections lasted",
+                exponential_buckets(1.0, 4.0, 9)?,
+            )?,
+            commands_refused: m.counters(
+                "commands_refused_total",
+                "Calls refused because a command channel was full, by handle",
+                &["handle"],
+            )?,
+            gossip_mesh_size: m.gauges(
+                "gossipsub_mesh_size",
+                "Peers in the mesh of each topic",
+                &["topic"],
+            )?,
+            gossip_sent: m.counters(
+                "gossipsub_messages_sent_total",
+                "Messages published here, or accepted and offered to the mesh",
+                &["topic"],
+            )?,
+            gossip_received: m.counters(
+                "gossipsub_messages_received_total",
+                "Messages received for the first time, valid or not",
+                &["topic"],
+            )?,
+            gossip_refused: m.counters(
+                "gossipsub_messages_refused_total",
+                "Messages ignored or rejected by validation, by reason",
+                &["topic", "reason"],
+            )?,
+            gossip_missed: m.counters(
+                "gossipsub_messages_missed_total",
+                "Messages that a slow local subscriber missed, the oldest first",
+                &["topic"],
+            )?,
+            gossip_validation: m.histogram(
+                "gossipsub_validation_seconds",
+                "Time to validate one message",
+                exponential_buckets(0.000_001, 4.0, 10)?,
+            )?,
+            gossip_message_bytes: m.histogram(
+                "gossipsub_message_bytes",
+                "Size of received messages",
+                exponential_buckets(64.0, 4.0, 10)?,
+            )?,
+            kad_routing_table_size: m
+                .gauge("kademlia_routing_table_size", "Peers in the routing table")?,
+            kad_query_duration: m.histograms(
+                "kademlia_query_duration_seconds",
+                "Time a directory query took, by kind",
+                exponential_buckets(0.001, 3.0, 10)?,
+                &["kind"],
+            )?,
+            kad_query_timeouts: m.counter(
+                "kademlia_query_timeouts_total",
+                "Directory queries that ran out of time",
+            )?,
+            kad_published: m.counter(
+                "kademlia_provider_records_published",
+                "Provider records announced, renewals included",
+            )?,
+            kad_bootstraps: m.counter(
+                "kademlia_bootstrap_success_total",
+                "Times the routing table was filled by a bootstrap",
+            )?,
+            kad_records: m.gauge("kademlia_records_held", "Provider records held for others")?,
+            kad_provided: m
+                .gauge("kademlia_records_provided", "Keys this node provides, announced or not")?,
+            kad_records_refused: m.counters(
+                "kademlia_records_refused_total",
+                "Provider records not stored, by reason",
+                &["reason"],
+            )?,
+            service_records_refused: m.counters(
+                "service_records_refused_total",
+                "Service records that did not verify, by reason",
+                &["reason"],
+            )?,
+        };
+        // A counter with labels is shown only once it was touched; dashboards want the zero.
+        for topic in Topic::ALL {
+            let label = [topic.label()];
+            this.gossip_mesh_size.with_label_values(&label).set(0);
+            this.gossip_sent.with_label_values(&label).inc_by(0);
+            this.gossip_received.with_label_values(&label).inc_by(0);
+        }
+        Ok(this)
+    }
+}
+
+/// Makes metrics under the overlay's prefix, registered or not.
+struct Maker<'a>(Option<&'a Registry>);
+
+impl Maker<'_> {
+    fn keep<T: Clone + Collector + 'static>(&self, metric: T) -> Result<T, PrometheusError> {
+        match self.0 {
+            Some(registry) => register(metric, registry),
+            None => Ok(metric),
+        }
+    }
+
+    fn counter(&self, name: &str, help: &str) -> Result<Counter<U64>, PrometheusError> {
+        self.keep(Counter::with_opts(opts(name, help))?)
+    }
+
+    fn counters(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> Result<CounterVec<U64>, PrometheusError> {
+        self.keep(CounterVec::new(opts(name, help), labels)?)
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> Result<Gauge<U64>, PrometheusError> {
+        self.keep(Gauge::with_opts(opts(name, help))?)
+    }
+
+    fn gauges(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> Result<GaugeVec<U64>, PrometheusError> {
+        self.keep(GaugeVec::new(opts(name, help), labels)?)
+    }
+
+    fn histogram(
+        &self,
+        name: &str,
+        help: &str,
+        buckets: Vec<f64>,
+    ) -> Result<Histogram, PrometheusError> {
+        let opts = HistogramOpts { common_opts: opts(name, help), buckets };
+        self.keep(Histogram::with_opts(opts)?)
+    }
+
+    fn histograms(
+        &self,
+        name: &str,
+        help: &str,
+        buckets: Vec<f64>,
+        labels: &[&str],
+    ) -> Result<HistogramVec, PrometheusError> {
+        let opts = HistogramOpts { common_opts: opts(name, help), buckets };
+        self.keep(HistogramVec::new(opts, labels)?)
+    }
+}
+
+fn opts(name: &str, help: &str) -> Opts {
+    Opts::new(format!("nsn_p2p_{name}"), help)
+}
+
+/// A count as a gauge takes it.
+pub(crate) fn gauge(n: usize) -> u64 {
+    u64::try_from(n).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use prometheus_endpoint::prometheus::{Encoder, TextEncoder};
+
+    #[test]
+    fn names_are_fit_for_every_reader() {
+        let registry = Registry::new();
+        let metrics = Metrics::register(&registry).unwrap();
+        metrics.connections_failed.with_label_values(&["transport"]).inc();
+        metrics.kad_query_duration.with_label_values(&["find"]).observe(0.1);
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&registry.gather(), &mut text).unwrap();
+        let text = String::from_utf8(text).unwrap();
+        for line in text.lines().filter(|l| !l.starts_with('#')) {
+            assert!(line.starts_with("nsn_p2p_"), "{line}");
+            assert!(!line.contains("__"), "{line}");
+        }
+        assert!(!text.contains("# EOF"));
+        for fixed in [
+            "nsn_p2p_active_connections",
+            "nsn_p2p_connected_peers",
+            "nsn_p2p_bytes_sent_total",
+            "nsn_p2p_bytes_received_total",
+            "nsn_p2p_connections_established_total",
+            "nsn_p2p_connections_failed_total",
+            "nsn_p2p_connections_closed_total",
+            "nsn_p2p_connection_limit",
+            "nsn_p2p_connection_duration_seconds",
+            "nsn_p2p_gossipsub_mesh_size",
+            "nsn_p2p_gossipsub_messages_sent_total",
+            "nsn_p2p_gossipsub_messages_received_total",
+            "nsn_p2p_gossipsub_validation_seconds",
+            "nsn_p2p_gossipsub_message_bytes",
+            "nsn_p2p_kademlia_routing_table_size",
+            "nsn_p2p_kademlia_query_duration_seconds",
+            "nsn_p2p_kademlia_query_timeouts_total",
+            "nsn_p2p_kademlia_provider_records_published",
+            "nsn_p2p_kademlia_bootstrap_success_total",
+        ] {
+            assert!(text.contains(fixed), "{fixed} is missing");
+        }
+    }
+}

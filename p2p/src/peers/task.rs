@@ -1,0 +1,439 @@
+//! The driver's part of peers: connections as they come and go, and service records.
+
+use super::{
+    Command, Config, ConnectError, LocalServices, PeerView, ServiceError, ServiceRecord, Status,
+    codec::{Request, Response},
+    handle::{Connected, Served},
+    limits,
+    lookups::{Ask, Lookups, Unreachable},
+    services::Local,
+    table::{Direction, Table},
+};
+use crate::{
+    AddressPolicy, Identity, Metrics, Multiaddr, PeerId, Protocols, Reputation,
+    behaviour::Behaviour,
+    dht::Dht,
+    gossip::{Behaviours, Gossip},
+    identity::key_of,
+};
+use libp2p::{
+    core::ConnectedPoint,
+    identify, ping,
+    request_response::{self, Message, OutboundFailure, OutboundRequestId},
+    swarm::{ConnectionDenied, ConnectionId, DialError, ListenError, Swarm, dial_opts::DialOpts},
+};
+use std::{collections::HashMap, sync::Arc, time::Instant};
+
+/// What peers need of the rest while handling a command or event.
+pub(crate) struct Context<'a> {
+    pub(crate) swarm: &'a mut Swarm<Behaviour>,
+    pub(crate) dht: &'a mut Dht,
+    pub(crate) gossip: &'a Gossip,
+    pub(crate) now: Instant,
+    pub(crate) now_ms: u64,
+}
+
+pub(crate) struct Peers {
+    config: Config,
+    policy: AddressPolicy,
+    identity: Identity,
+    protocols: Protocols,
+    reputation: Arc<dyn Reputation>,
+    metrics: Metrics,
+    table: Table,
+    local: Local,
+    lookups: Lookups<Served>,
+    /// Requests under way: one for each lookup, and those whose lookup ran out of time before
+    /// request-response's own timeout.
+    requests: HashMap<OutboundRequestId, PeerId>,
+    /// Calls to connect, bounded by `max_connecting`.
+    connecting: HashMap<ConnectionId, Connected>,
+}
+
+impl Peers {
+    pub(crate) fn new(
+        config: &Config,
+        policy: AddressPolicy,
+        identity: Identity,
+        protocols: Protocols,
+        reputation: Arc<dyn Reputation>,
+        metrics: Metrics,
+    ) -> Self {
+        Self {
+            config: config.clone(),
+            policy,
+            identity,
+            protocols,
+            reputation,
+            metrics,
+            table: Table::default(),
+            local: Local::new(config.service_lifetime, policy),
+            lookups: Lookups::new(config),
+            requests: HashMap::new(),
+            connecting: HashMap::new(),
+        }
+    }
+
+    pub(crate) fn on_command(&mut self, command: Command, mut cx: Context<'_>) {
+        match command {
+            Command::Status { answer } => {
+                let _ = answer.send(self.status(&mut cx));
+            }
+            Command::List { answer } => {
+                let _ = answer.send(self.list(&mut cx));
+            }
+            Command::ServiceRecord { peer, answer } => self.find_record(peer, answer, &mut cx),
+            Command::SetServices { services, answer } => {
+                self.set_services(services);
+                let _ = answer.send(());
+            }
+            Command::Connect { addr, answer } => self.connect(addr, answer, &mut cx),
+        }
+    }
+
+    fn status(&self, cx: &mut Context<'_>) -> Status {
+        let text = |addrs: Vec<Multiaddr>| addrs.iter().map(Multiaddr::to_string).collect();
+        let dht = cx.dht.status(&mut cx.swarm.behaviour_mut().kad);
+        Status {
+            peer_id: self.identity.peer_id().to_string(),
+            key: hex::encode(self.identity.key()),
+            listen_addrs: text(cx.swarm.listeners().cloned().collect()),
+            external_addrs: text(cx.swarm.external_addresses().cloned().collect()),
+            connected_peers: self.table.len(),
+            connections: self.table.connections(),
+            connection_limit: self.config.max_connections,
+            mode: dht.mode,
+            routing_table: dht.routing_table,
+            topics: cx.gossip.status(cx.swarm.behaviour_mut().gossip()),
+        }
+    }
+
+    fn list(&self, cx: &mut Context<'_>) -> Vec<PeerView> {
+        let gossip: Behaviours<'_> = cx.swarm.behaviour_mut().gossip();
+        let mut peers: Vec<PeerView> = self
+            .table
+            .iter()
+            .filter_map(|(peer, entry)| {
+                let key = key_of(peer)?;
+                let (direction, since) = entry.oldest()?;
+                Some(PeerView {
+                    peer_id: peer.to_string(),
+                    key: hex::encode(key),
+                    addresses: entry.addresses.iter().map(Multiaddr::to_string).collect(),
+                    direction: direction.label(),
+                    connected_secs: cx.now.saturating_duration_since(since).as_secs(),
+                    agent: entry.agent.clone(),
+                    ping_ms: entry.ping.map(|rtt| rtt.as_secs_f64() * 1000.0),
+                    reputation: self.reputation.standing(&key),
+                    gossip_score: gossip.score(peer),
+                    roles: self.lookups.peek(&key).map(|record| record.roles),
+                })
+            })
+            .collect();
+        peers.sort_by(|a, b| a.peer_id.cmp(&b.peer_id));
+        peers
+    }
+
+    fn set_services(&mut self, services: LocalServices) {
+        self.local.set(services);
+    }
+
+    // Connections.
+
+    fn connect(&mut self, addr: Multiaddr, answer: Connected, cx: &mut Context<'_>) {
+        if !self.policy.allows(&addr) {
+            let _ = answer.send(Err(ConnectError::NotAllowed(addr)));
+            return;
+        }
+        if self.connecting.len() >= self.config.max_connecting {
+            let _ = answer.send(Err(ConnectError::Busy));
+            return;
+        }
+        let opts = DialOpts::from(addr);
+        let (id, peer) = (opts.connection_id(), opts.get_peer_id());
+        if let Some(peer) = peer.filter(|peer| self.table.contains(peer)) {
+            let _ = answer.send(Ok(peer));
+            return;
+        }
+        match cx.swarm.dial(opts) {
+            Ok(()) => {
+                self.connecting.insert(id, answer);
+            }
+            Err(error) => {
+                let _ = answer.send(Err(connect_error(&error)));
+            }
+        }
+    }
+
+    pub(crate) fn on_established(
+        &mut self,
+        peer: PeerId,
+        id: ConnectionId,
+        endpoint: &ConnectedPoint,
+        now: Instant,
+    ) {
+        let direction = match endpoint {
+            ConnectedPoint::Dialer { .. } => Direction::Outbound,
+            ConnectedPoint::Listener { .. } => Direction::Inbound,
+        };
+        self.table.opened(peer, id, direction, now);
+        self.metrics.connections_established.inc();
+        if let Some(answer) = self.connecting.remove(&id) {
+            let _ = answer.send(Ok(peer));
+        }
+    }
+
+    /// Whether the peer's last connection has closed.
+    pub(crate) fn on_closed(&mut self, peer: &PeerId, id: ConnectionId, now: Instant) -> bool {
+        self.metrics.connections_closed.inc();
+        let Some((lasted, gone)) = self.table.closed(peer, id, now) else { return false };
+        self.metrics.connection_duration.observe(lasted.as_secs_f64());
+        gone
+    }
+
+    pub(crate) fn on_dial_failed(&mut self, id: ConnectionId, error: &DialError) {
+        self.failed(dial_label(error));
+        if let Some(answer) = self.connecting.remove(&id) {
+            let _ = answer.send(Err(connect_error(error)));
+        }
+    }
+
+    pub(crate) fn on_incoming_failed(&mut self, error: &ListenError) {
+        self.failed(match error {
+            // Counted where it was refused.
+            ListenError::Denied { .. } => None,
+            ListenError::Aborted => Some("aborted"),
+            ListenError::WrongPeerId { .. } => Some("wrong_peer"),
+            ListenError::LocalPeerId { .. } => Some("own_key"),
+            ListenError::Transport(_) => Some("transport"),
+        });
+    }
+
+    fn failed(&self, reason: Option<&'static str>) {
+        if let Some(reason) = reason {
+            self.metrics.connections_failed.with_label_values(&[reason]).inc();
+        }
+    }
+
+    pub(crate) fn on_identify(&mut self, event: identify::Event, cx: &mut Context<'_>) {
+        let identify::Event::Received { peer_id: peer, info, .. } = event else { return };
+        if info.protocol_version != self.protocols.chain() {
+            tracing::debug!(%peer, theirs = %info.protocol_version, "peer of another chain");
+            self.metrics.connections_refused.with_label_values(&["other_chain"]).inc();
+            self.disconnect(&peer, cx);
+            return;
+        }
+        self.table.identified(&peer, &info.agent_version, &info.listen_addrs);
+        if info.protocols.contains(&self.protocols.kad()) {
+            let kad = &mut cx.swarm.behaviour_mut().kad;
+            cx.dht.on_identified(&peer, &info.listen_addrs, kad, cx.now);
+        }
+    }
+
+    pub(crate) fn on_ping(&mut self, event: ping::Event) {
+        if let Ok(rtt) = event.result {
+            self.table.pinged(&event.peer, rtt);
+        }
+    }
+
+    /// Closes all connections to a peer and takes it out of the routing table.
+    fn disconnect(&self, peer: &PeerId, cx: &mut Context<'_>) {
+        cx.dht.forget_peer(peer, &mut cx.swarm.behaviour_mut().kad, cx.now);
+        // Fails only if it is not connected (any more), which is what we want.
+        let _ = cx.swarm.disconnect_peer_id(*peer);
+    }
+
+    /// Reputation has changed: graylisted peers leave.
+    pub(crate) fn on_reputation(&mut self, mut cx: Context<'_>) {
+        let graylisted = |peer: &PeerId| {
+            let standing = key_of(peer).and_then(|key| self.reputation.standing(&key));
+            standing.is_some_and(|s| s.graylisted())
+        };
+        let leaving: Vec<PeerId> =
+            self.table.iter().map(|(peer, _)| *peer).filter(graylisted).collect();
+        for peer in leaving {
+            tracing::info!(%peer, "disconnecting a peer that is now graylisted");
+            self.metrics.connections_refused.with_label_values(&["graylisted"]).inc();
+            self.disconnect(&peer, &mut cx);
+        }
+    }
+
+    // Service records.
+
+    fn find_record(&mut self, peer: PeerId, answer: Served, cx: &mut Context<'_>) {
+        let Some(key) = key_of(&peer) else {
+            let _ = answer.send(Err(ServiceError::KeyType));
+            return;
+        };
+        if peer == self.identity.peer_id() {
+            let own = self.own_record(cx).map(|(record, _)| record);
+            let _ = answer.send(own.ok_or(ServiceError::NotOffered));
+            return;
+        }
+        match self.lookups.ask(peer, &key, answer, cx.now, cx.now_ms) {
+            Ask::Known(answer, record) => {
+                let _ = answer.send(Ok(*record));
+            }
+            Ask::Start => self.request(peer, Vec::new(), cx),
+            Ask::Joined => {}
+            Ask::Refused(answer) => {
+                self.metrics.commands_refused.with_label_values(&["peers"]).inc();
+                let _ = answer.send(Err(ServiceError::Busy));
+            }
+        }
+    }
+
+    fn request(&mut self, peer: PeerId, addrs: Vec<Multiaddr>, cx: &mut Context<'_>) {
+        let services = &mut cx.swarm.behaviour_mut().services;
+        let id = if addrs.is_empty() {
+            services.send_request(&peer, Request::CURRENT)
+        } else {
+            services.send_request_with_addresses(&peer, Request::CURRENT, addrs)
+        };
+        self.requests.insert(id, peer);
+    }
+
+    /// The directory has told where a peer is, or nothing.
+    pub(crate) fn on_located(&mut self, peer: PeerId, addrs: Vec<Multiaddr>, mut cx: Context<'_>) {
+        if !self.lookups.is_asked(&peer) {
+            return;
+        }
+        // The lookup itself may have connected to it.
+        if addrs.is_empty() && !self.table.contains(&peer) {
+            answer_all(self.lookups.failed(&peer), Err(ServiceError::Unreachable));
+        } else {
+            self.request(peer, addrs, &mut cx);
+        }
+    }
+
+    pub(crate) fn on_services(
+        &mut self,
+        event: request_response::Event<Request, Response>,
+        mut cx: Context<'_>,
+    ) {
+        match event {
+            request_response::Event::Message { message, .. } => match message {
+                Message::Request { channel, .. } => {
+                    let record = self.own_record(&mut cx).map(|(_, bytes)| bytes);
+                    let services = &mut cx.swarm.behaviour_mut().services;
+                    // Fails only if the peer has gone.
+                    let _ = services.send_response(channel, Response { record });
+                }
+                Message::Response { request_id, response } => {
+                    if let Some(peer) = self.requests.remove(&request_id) {
+                        self.on_response(peer, response, cx.now_ms);
+                    }
+                }
+            },
+            request_response::Event::OutboundFailure { request_id, error, .. } => {
+                if let Some(peer) = self.requests.remove(&request_id) {
+                    self.on_request_failed(peer, &error, &mut cx);
+                }
+            }
+            request_response::Event::InboundFailure { peer, error, .. } => {
+                tracing::debug!(%peer, %error, "service request failed");
+            }
+            request_response::Event::ResponseSent { .. } => {}
+        }
+    }
+
+    fn own_record(&mut self, cx: &mut Context<'_>) -> Option<(ServiceRecord, Vec<u8>)> {
+        // Confirmed addresses first: they are known to work.
+        let overlay: Vec<Multiaddr> =
+            cx.swarm.external_addresses().chain(cx.swarm.listeners()).cloned().collect();
+        match self.local.current(&overlay, &self.identity, &self.protocols, cx.now_ms) {
+            Ok(record) => record.cloned(),
+            Err(error) => {
+                tracing::warn!(%error, "the service record cannot be signed");
+                None
+            }
+        }
+    }
+
+    fn on_response(&mut self, peer: PeerId, response: Response, now_ms: u64) {
+        let Some(bytes) = response.record else {
+            answer_all(self.lookups.failed(&peer), Err(ServiceError::NotOffered));
+            return;
+        };
+        let seen = key_of(&peer).and_then(|key| self.lookups.seen(&key));
+        match ServiceRecord::verify(&bytes, &peer, &self.protocols, self.policy, seen, now_ms) {
+            Ok(record) => answer_all(self.lookups.learned(&peer, record.clone()), Ok(record)),
+            Err(error) => {
+                tracing::debug!(%peer, reason = error.label(), "service record refused");
+                self.metrics.service_records_refused.with_label_values(&[error.label()]).inc();
+                answer_all(self.lookups.failed(&peer), Err(error.into()));
+            }
+        }
+    }
+
+    fn on_request_failed(&mut self, peer: PeerId, error: &OutboundFailure, cx: &mut Context<'_>) {
+        let answer = match error {
+            OutboundFailure::DialFailure => match self.lookups.unreachable(&peer) {
+                Unreachable::Locate => {
+                    cx.dht.locate(peer, &mut cx.swarm.behaviour_mut().kad);
+                    return;
+                }
+                Unreachable::GiveUp(waiters) => {
+                    answer_all(waiters, Err(ServiceError::Unreachable));
+                    return;
+                }
+            },
+            OutboundFailure::Timeout => ServiceError::Timeout,
+            OutboundFailure::ConnectionClosed
+            | OutboundFailure::UnsupportedProtocols
+            | OutboundFailure::Io(_) => ServiceError::Protocol,
+        };
+        answer_all(self.lookups.failed(&peer), Err(answer));
+    }
+
+    pub(crate) fn on_tick(&mut self, now: Instant) {
+        answer_all(self.lookups.overdue(now), Err(ServiceError::Timeout));
+    }
+
+    // What others ask.
+
+    pub(crate) fn connected(&self) -> impl Iterator<Item = &PeerId> {
+        self.table.iter().map(|(peer, _)| peer)
+    }
+
+    pub(crate) fn is_connected(&self, peer: &PeerId) -> bool {
+        self.table.contains(peer)
+    }
+
+    pub(crate) fn connected_count(&self) -> usize {
+        self.table.len()
+    }
+}
+
+fn answer_all(waiters: Vec<Served>, answer: Result<ServiceRecord, ServiceError>) {
+    for waiter in waiters {
+        // A caller that has gone away wants no answer.
+        let _ = waiter.send(answer.clone());
+    }
+}
+
+fn denied(cause: &ConnectionDenied) -> String {
+    match cause.downcast_ref::<limits::Refused>() {
+        Some(reason) => reason.to_string(),
+        None => cause.to_string(),
+    }
+}
+
+fn connect_error(error: &DialError) -> ConnectError {
+    match error {
+        DialError::Denied { cause } => ConnectError::Refused(denied(cause)),
+        other => ConnectError::Failed(other.to_string()),
+    }
+}
+
+/// The metric label; nothing for what is counted elsewhere or is no failure.
+fn dial_label(error: &DialError) -> Option<&'static str> {
+    match error {
+        DialError::Denied { .. } | DialError::DialPeerConditionFalse(_) => None,
+        DialError::LocalPeerId { .. } => Some("own_key"),
+        DialError::NoAddresses => Some("no_addresses"),
+        DialError::Aborted => Some("aborted"),
+        DialError::WrongPeerId { .. } => Some("wrong_peer"),
+        DialError::Transport(_) => Some("transport"),
+    }
+}

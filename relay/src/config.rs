@@ -1,0 +1,106 @@
+//! Settings of the whole crate, each part's own beneath it.
+
+use crate::{cache, client, content::publish, error::BuildError, fill, server, store, upstream};
+use serde::{Deserialize, Serialize};
+
+/// Settings of a shard service. Anything left out has its default; an unknown key is an error.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Listening, limits of connections and requests, draining.
+    pub server: server::Config,
+    /// What is on disk.
+    pub store: store::Config,
+    /// The relay's cache.
+    pub cache: cache::Config,
+    /// Fetching for several viewers at once.
+    pub fill: fill::Config,
+    /// Where from, and how long that may take.
+    pub upstream: upstream::Config,
+    /// Publishing on a super-node.
+    pub publish: publish::Config,
+    /// This program as a viewer.
+    pub client: client::Config,
+}
+
+impl Config {
+    /// Whether every setting is in its bounds.
+    ///
+    /// # Errors
+    /// Names the first that is not.
+    pub fn validate(&self) -> Result<(), BuildError> {
+        let shard = u64::from(crate::content::MAX_BLOB_LEN);
+        let rules: [(&'static str, u64, bool, &'static str); 15] = [
+            positive("server.max_connections", self.server.max_connections),
+            positive("server.max_requests", self.server.max_requests),
+            positive("server.max_streams", self.server.max_streams),
+            positive("server.source_table", self.server.source_table),
+            least("server.body_memory", self.server.body_memory, shard),
+            positive("store.parallel", self.store.parallel),
+            positive("store.origin_blobs", self.store.origin_blobs),
+            positive("cache.max_entries", self.cache.max_entries),
+            least("cache.capacity", self.cache.capacity, shard),
+            positive("fill.parallel", self.fill.parallel),
+            least("upstream.memory", self.upstream.memory, shard),
+            positive("upstream.max_sources", self.upstream.max_sources),
+            positive("upstream.max_connections", self.upstream.max_connections),
+            positive("publish.publishes", self.publish.publishes),
+            (
+                "publish.shard_len",
+                u64::from(self.publish.shard_len),
+                (64 * 1024..=shard).contains(&u64::from(self.publish.shard_len)),
+                "must be from 65536 (64 KiB) to 16777216 (16 MiB)",
+            ),
+        ];
+        match rules.into_iter().find(|(_, _, holds, _)| !holds) {
+            Some((key, value, _, rule)) => {
+                Err(BuildError::Config { key, value: value.to_string(), rule })
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+fn positive<N: TryInto<u64>>(
+    key: &'static str,
+    value: N,
+) -> (&'static str, u64, bool, &'static str) {
+    let value = value.try_into().unwrap_or(u64::MAX);
+    (key, value, value > 0, "must be at least 1")
+}
+
+fn least(key: &'static str, value: u64, least: u64) -> (&'static str, u64, bool, &'static str) {
+    (key, value, value >= least, "must be at least 16777216, the length of the largest shard")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_valid_and_survive_being_written() {
+        let config = Config::default();
+        config.validate().unwrap();
+        let text = serde_json::to_string(&config).unwrap();
+        assert_eq!(serde_json::from_str::<Config>(&text).unwrap(), config);
+    }
+
+    #[test]
+    fn a_setting_out_of_bounds_is_named() {
+        let mut config = Config::default();
+        config.publish.shard_len = 10;
+        assert_eq!(
+            config.validate().unwrap_err().to_string(),
+            "publish.shard_len = 10: must be from 65536 (64 KiB) to 16777216 (16 MiB)"
+        );
+        config = Config::default();
+        config.server.max_requests = 0;
+        assert!(config.validate().unwrap_err().to_string().contains("server.max_requests = 0"));
+    }
+
+    #[test]
+    fn an_unknown_key_is_an_error() {
+        let error = serde_json::from_str::<Config>(r#"{"server":{"max_conections":1}}"#);
+        assert!(error.unwrap_err().to_string().contains("max_conections"));
+    }
+}

@@ -1,0 +1,366 @@
+//! The life of the service: open the stores, listen, serve, drain.
+//!
+//! The driver owns every task: the server (and its connections and requests), the fills, the
+//! announcer, the publisher. They end in the order in which they need each other: the server
+//! drains first, while fills still deliver to the viewers that wait for them.
+
+use crate::{
+    Config,
+    announce::{self, Announcer},
+    cache::Cache,
+    content::{
+        ShardId,
+        publish::{self, PublishError, Published},
+    },
+    error::RunError,
+    fill,
+    handle::{Phase, Publish},
+    lookup::{Lookup, RelaySide},
+    metrics::Metrics,
+    server::{self, Server},
+    store::{Disk, FolderLock, Origin},
+    transport,
+    upstream::{Directory, Memory, Pool, Record, Upstream},
+};
+use libp2p::identity::Keypair;
+use std::sync::Arc;
+use tokio::{
+    sync::{mpsc, watch},
+    task::{AbortHandle, JoinSet},
+};
+use tokio_util::sync::CancellationToken;
+
+/// Runs a shard service. Made by [`build`](crate::build).
+pub struct Driver {
+    pub(crate) config: Config,
+    pub(crate) identity: Keypair,
+    pub(crate) directory: Arc<dyn Directory>,
+    pub(crate) metrics: Metrics,
+    pub(crate) disk: Disk,
+    pub(crate) tls: quinn::ServerConfig,
+    pub(crate) origin: Option<Arc<Origin>>,
+    pub(crate) cache: Option<Arc<Cache>>,
+    pub(crate) fills: fill::Fills,
+    pub(crate) fill_runner: fill::Runner,
+    pub(crate) announcer: Announcer,
+    pub(crate) announce_runner: announce::Runner,
+    pub(crate) publishes: mpsc::Receiver<Publish>,
+    pub(crate) phase: watch::Sender<Phase>,
+}
+
+/// A part of the service that runs as a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    Server,
+    Fills,
+    Announcer,
+    Publisher,
+    Startup,
+}
+
+impl Part {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Server => "server",
+            Self::Fills => "fills",
+            Self::Announcer => "announcer",
+            Self::Publisher => "publisher",
+            Self::Startup => "first announcement",
+        }
+    }
+}
+
+/// The tasks, and how to end them.
+struct Parts {
+    tasks: JoinSet<Part>,
+    server: AbortHandle,
+    stop_server: CancellationToken,
+    stop_rest: CancellationToken,
+}
+
+impl Driver {
+    /// Runs the service until `shutdown`, then drains it. Everything it started has ended when it
+    /// returns; dropped before, it ends everything without draining.
+    ///
+    /// # Errors
+    /// When it could not start, or a part of it failed.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), RunError> {
+        let phase = self.phase.clone();
+        let result = self.serve(shutdown).await;
+        let reason = result.as_ref().err().map(ToString::to_string);
+        phase.send_replace(Phase::Stopped { reason });
+        result
+    }
+
+    async fn serve(self, shutdown: CancellationToken) -> Result<(), RunError> {
+        let phase = self.phase.clone();
+        // Held to the end: another process must not touch the folders while we do.
+        let (_locks, mut parts) = tokio::select! {
+            started = self.start() => started?,
+            () = shutdown.cancelled() => return Ok(()),
+        };
+        let result = tokio::select! {
+            () = shutdown.cancelled() => Ok(()),
+            failed = parts.failed() => Err(failed),
+        };
+        phase.send_replace(Phase::Draining);
+        parts.drain().await;
+        result
+    }
+
+    async fn start(self) -> Result<(Vec<FolderLock>, Parts), RunError> {
+        let mut locks = Vec::new();
+        if let Some(origin) = &self.origin {
+            locks.push(origin.open().await?);
+            let held = origin.status();
+            tracing::info!("Origin: {} contents, {} bytes", held.contents, held.bytes);
+        }
+        if let Some(cache) = &self.cache {
+            locks.push(cache.open().await?);
+            let held = cache.status();
+            tracing::info!("Cache: {} of {} bytes used", held.bytes, held.capacity);
+        }
+        let endpoint = server::listen(&self.config.server, self.tls.clone())?;
+        let listen_addr = endpoint.local_addr().map_err(RunError::Socket)?;
+        let upstream = match &self.cache {
+            Some(cache) => Some((self.upstream()?, Arc::clone(cache))),
+            None => None,
+        };
+        let phase = self.phase.clone();
+        let parts = self.spawn(endpoint, upstream);
+        tracing::info!("Serving shards on UDP {listen_addr}");
+        phase.send_replace(Phase::Serving { listen_addr });
+        Ok((locks, parts))
+    }
+
+    fn upstream(&self) -> Result<Arc<Upstream>, RunError> {
+        let config = &self.config.upstream;
+        let endpoint = transport::dialling_endpoint(self.config.server.socket_buffer)
+            .map_err(RunError::Socket)?;
+        let pool =
+            Pool::new(endpoint, self.identity.clone(), config.pool.clone(), config.max_connections);
+        let us = self.identity.public().to_peer_id();
+        let directory = Arc::clone(&self.directory);
+        let metrics = self.metrics.clone();
+        Ok(Arc::new(Upstream::new(us, directory, pool, config.clone(), metrics)))
+    }
+
+    fn spawn(
+        self,
+        endpoint: quinn::Endpoint,
+        upstream: Option<(Arc<Upstream>, Arc<Cache>)>,
+    ) -> Parts {
+        let mut tasks = JoinSet::new();
+        let stop_server = CancellationToken::new();
+        let stop_rest = CancellationToken::new();
+        let config = self.config;
+
+        let runner = self.announce_runner.run(stop_rest.clone());
+        tasks.spawn(async move {
+            runner.await;
+            Part::Announcer
+        });
+
+        let mut relay = None;
+        if let Some((upstream, cache)) = upstream {
+            let deps = fill::Deps {
+                upstream,
+                cache: Arc::clone(&cache),
+                announcer: self.announcer.clone(),
+                metrics: self.metrics.clone(),
+            };
+            relay = Some(RelaySide { cache, fills: self.fills });
+            let runner = self.fill_runner.run(deps, stop_rest.clone());
+            tasks.spawn(async move {
+                runner.await;
+                Part::Fills
+            });
+        }
+
+        let startup = first_announcement(
+            self.origin.clone(),
+            self.cache.filter(|_| config.fill.announce),
+            self.announcer.clone(),
+        );
+        tasks.spawn(async move {
+            startup.await;
+            Part::Startup
+        });
+
+        if let Some(origin) = &self.origin {
+            let publisher = Publisher {
+                origin: Arc::clone(origin),
+                disk: self.disk,
+                announcer: self.announcer.clone(),
+                config: config.publish,
+            };
+            let running = publisher.run(self.publishes, stop_rest.clone());
+            tasks.spawn(async move {
+                running.await;
+                Part::Publisher
+            });
+        }
+
+        let lookup = Lookup {
+            origin: self.origin,
+            relay,
+            announcer: self.announcer,
+            memory: Memory::new(config.server.body_memory),
+            memory_wait: config.server.memory_wait,
+            fill_wait: config.server.fill_wait,
+            metrics: self.metrics.clone(),
+        };
+        let running =
+            Server::new(endpoint, lookup, config.server, self.metrics).run(stop_server.clone());
+        let server = tasks.spawn(async move {
+            running.await;
+            Part::Server
+        });
+        Parts { tasks, server, stop_server, stop_rest }
+    }
+}
+
+impl Parts {
+    /// Ends when a part has ended that never should.
+    async fn failed(&mut self) -> RunError {
+        loop {
+            match self.tasks.join_next().await {
+                Some(Ok(Part::Startup)) => {}
+                Some(Ok(part)) => return RunError::Part { part: part.name() },
+                Some(Err(_)) => return RunError::Part { part: "task" },
+                None => return RunError::Part { part: "driver" },
+            }
+        }
+    }
+
+    /// Ends the server, which drains, and then what it needs.
+    async fn drain(mut self) {
+        self.stop_server.cancel();
+        while !self.server.is_finished() && self.tasks.join_next().await.is_some() {}
+        self.stop_rest.cancel();
+        while let Some(ended) = self.tasks.join_next().await {
+            if let Err(error) = ended {
+                tracing::error!("A part of the shard service failed: {error}");
+            }
+        }
+    }
+}
+
+/// Announces what is held already.
+async fn first_announcement(
+    origin: Option<Arc<Origin>>,
+    cache: Option<Arc<Cache>>,
+    announcer: Announcer,
+) {
+    if let Some(origin) = origin {
+        let (contents, blobs) = origin.held();
+        for content in contents {
+            announcer.provide(Record::Content(content)).await;
+        }
+        for blob in blobs {
+            announcer.provide(Record::Shard(ShardId(blob))).await;
+        }
+    }
+    if let Some(cache) = cache {
+        for blob in cache.held() {
+            announcer.provide(Record::Shard(ShardId(blob))).await;
+        }
+    }
+}
+
+/// Publishes files, a few at a time.
+#[derive(Clone)]
+struct Publisher {
+    origin: Arc<Origin>,
+    disk: Disk,
+    announcer: Announcer,
+    config: publish::Config,
+}
+
+impl Publisher {
+    /// Runs until `stop`; a publish that goes on then is dropped, to be repeated by its caller.
+    async fn run(self, mut queue: mpsc::Receiver<Publish>, stop: CancellationToken) {
+        let mut running = JoinSet::new();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                Some(publish) = queue.recv(), if running.len() < self.config.publishes => {
+                    running.spawn(self.clone().publish(publish));
+                }
+                // The panic hook has reported a panic, and the caller sees that the service failed.
+                Some(_) = running.join_next(), if !running.is_empty() => {}
+            }
+        }
+        running.shutdown().await;
+    }
+
+    async fn publish(self, publish: Publish) {
+        let Publish { request, progress, reply } = publish;
+        let result = self.store(request, &progress).await;
+        // Who asked may be gone; the content is published all the same.
+        let _ = reply.send(result);
+    }
+
+    async fn store(
+        &self,
+        request: publish::Request,
+        progress: &watch::Sender<crate::content::Progress>,
+    ) -> Result<Published, PublishError> {
+        let (published, shards) =
+            publish::publish(request, &self.config, &self.origin, &self.disk, progress).await?;
+        tracing::info!("Published {} ({} bytes)", published.content_id, published.total_len);
+        self.announcer.provide(Record::Content(published.content_id)).await;
+        for shard in shards {
+            self.announcer.provide(Record::Shard(shard)).await;
+        }
+        Ok(published)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A server that ends as `server` does, and a part that ends when told.
+    fn parts(server: impl Future<Output = ()> + Send + 'static) -> Parts {
+        let (stop_server, stop_rest) = (CancellationToken::new(), CancellationToken::new());
+        let mut tasks = JoinSet::new();
+        let stop = stop_rest.clone();
+        tasks.spawn(async move {
+            stop.cancelled().await;
+            Part::Fills
+        });
+        let server = tasks.spawn(async move {
+            server.await;
+            Part::Server
+        });
+        Parts { tasks, server, stop_server, stop_rest }
+    }
+
+    #[tokio::test]
+    async fn a_part_that_ends_by_itself_is_named_and_the_others_are_ended() {
+        let mut parts = parts(std::future::ready(()));
+        assert_eq!(parts.failed().await.to_string(), "the shard service's server failed");
+        parts.drain().await;
+    }
+
+    #[tokio::test]
+    async fn a_part_that_panics_ends_the_service_too() {
+        let mut parts = parts(async { panic!("on purpose") });
+        assert!(matches!(parts.failed().await, RunError::Part { .. }));
+        parts.drain().await;
+    }
+
+    #[tokio::test]
+    async fn the_rest_goes_on_until_the_server_has_drained() {
+        let stop_rest = Arc::new(std::sync::OnceLock::<CancellationToken>::new());
+        let seen = Arc::clone(&stop_rest);
+        let parts = parts(async move {
+            tokio::task::yield_now().await;
+            assert!(!seen.wait().is_cancelled());
+        });
+        stop_rest.set(parts.stop_rest.clone()).unwrap();
+        parts.drain().await;
+        assert!(stop_rest.wait().is_cancelled());
+    }
+}

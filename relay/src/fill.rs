@@ -1,0 +1,348 @@
+//! Fills: one fetch of a blob however many wait for it, and none of them owns it.
+//!
+//! Whoever misses a blob [joins](Fills::join) its fill. The fill is a task of the [`Runner`], so it
+//! goes on when every viewer has left, and what it fetched is in the cache for the next. Those who
+//! wait see an [`Outcome`] and nothing in between: verified bytes, or a failure with its reason.
+//! A fill stays joinable until its blob is in the cache, so a blob is never fetched twice in a row
+//! for want of a moment.
+
+use crate::{
+    announce::Announcer,
+    cache::Cache,
+    content::{BlobId, ShardId},
+    metrics::Metrics,
+    sync::lock,
+    upstream::{FetchError, Fetched, Record, Upstream},
+};
+use bytes::Bytes;
+use lru::LruCache;
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::HashMap,
+    num::NonZeroUsize,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+
+/// Settings of fills.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Fills at a time; a miss beyond that is told to come back. Default 64. Their bytes are
+    /// bounded by `upstream.memory`.
+    pub parallel: usize,
+    /// A blob that nobody held is not looked for again for this long. Default 2 s.
+    #[serde(with = "humantime_serde")]
+    pub absent_for: Duration,
+    /// Absent blobs remembered. Default 10,000, about 1 MB.
+    pub absent_table: usize,
+    /// At shutdown, how long fills may go on to finish. Default 3 s.
+    #[serde(with = "humantime_serde")]
+    pub drain_timeout: Duration,
+    /// Whether the relay announces to the directory what its cache holds. Default true.
+    pub announce: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            parallel: 64,
+            absent_for: Duration::from_secs(2),
+            absent_table: 10_000,
+            drain_timeout: Duration::from_secs(3),
+            announce: true,
+        }
+    }
+}
+
+/// Where a fill stands.
+#[derive(Clone, Debug)]
+pub(crate) enum Outcome {
+    Pending,
+    Verified(Bytes),
+    Failed(FillError),
+}
+
+/// Why a fill gave no bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FillError {
+    Fetch(FetchError),
+    /// The service stopped, or the task failed, before there was an outcome.
+    Stopped,
+}
+
+/// What joining a fill gives.
+pub(crate) enum Joined {
+    /// Wait here.
+    Fill(watch::Receiver<Outcome>),
+    /// Nobody held it a moment ago.
+    Absent,
+    /// Too many fills are going on.
+    Full,
+    /// The service is going down.
+    Closed,
+}
+
+/// Joins and starts fills. Cloning gives another handle.
+#[derive(Clone)]
+pub(crate) struct Fills(Arc<Shared>);
+
+struct Shared {
+    state: Mutex<State>,
+    parallel: usize,
+    /// Holds as many as there may be fills, so there is always a place for one that was counted.
+    jobs: mpsc::Sender<Job>,
+}
+
+struct State {
+    /// At most `parallel` entries.
+    active: HashMap<BlobId, watch::Receiver<Outcome>>,
+    absent: Absent,
+    closed: bool,
+}
+
+/// Blobs that nobody held, for a while.
+struct Absent {
+    ttl: Duration,
+    /// Bounded; 10,000 entries of about 100 bytes are 1 MB. The oldest is forgotten first.
+    until: LruCache<BlobId, Instant>,
+}
+
+impl Absent {
+    fn contains(&mut self, id: BlobId, now: Instant) -> bool {
+        match self.until.peek(&id) {
+            Some(until) if now < *until => true,
+            Some(_) => {
+                self.until.pop(&id);
+                false
+            }
+            None => false,
+        }
+    }
+
+    fn insert(&mut self, id: BlobId, now: Instant) {
+        self.until.put(id, now + self.ttl);
+    }
+}
+
+struct Job {
+    id: BlobId,
+    outcome: watch::Sender<Outcome>,
+}
+
+/// Makes the handle and what does the work.
+pub(crate) fn build(config: &Config) -> (Fills, Runner) {
+    let parallel = config.parallel.max(1);
+    let (jobs, queue) = mpsc::channel(parallel);
+    let table = NonZeroUsize::new(config.absent_table).unwrap_or(NonZeroUsize::MIN);
+    let absent = Absent { ttl: config.absent_for, until: LruCache::sparse(table) };
+    let state = Mutex::new(State { active: HashMap::new(), absent, closed: false });
+    let fills = Fills(Arc::new(Shared { state, parallel, jobs }));
+    (fills.clone(), Runner { fills, queue, config: config.clone() })
+}
+
+impl Fills {
+    /// Joins the fill of a blob, and starts it if there is none.
+    pub(crate) fn join(&self, id: BlobId, now: Instant) -> Joined {
+        let mut state = lock(&self.0.state);
+        if state.closed {
+            return Joined::Closed;
+        }
+        if let Some(outcome) = state.active.get(&id) {
+            return Joined::Fill(outcome.clone());
+        }
+        if state.absent.contains(id, now) {
+            return Joined::Absent;
+        }
+        if state.active.len() >= self.0.parallel {
+            return Joined::Full;
+        }
+        let (outcome, receiver) = watch::channel(Outcome::Pending);
+        if self.0.jobs.try_send(Job { id, outcome }).is_err() {
+            return Joined::Full;
+        }
+        state.active.insert(id, receiver.clone());
+        Joined::Fill(receiver)
+    }
+
+    /// Whether the service is going down.
+    pub(crate) fn closed(&self) -> bool {
+        lock(&self.0.state).closed
+    }
+
+    /// Fills that are going on.
+    pub(crate) fn in_flight(&self) -> usize {
+        lock(&self.0.state).active.len()
+    }
+}
+
+/// Runs the fills.
+pub(crate) struct Runner {
+    fills: Fills,
+    queue: mpsc::Receiver<Job>,
+    config: Config,
+}
+
+/// What a fill works with.
+pub(crate) struct Deps {
+    pub(crate) upstream: Arc<Upstream>,
+    pub(crate) cache: Arc<Cache>,
+    pub(crate) announcer: Announcer,
+    pub(crate) metrics: Metrics,
+}
+
+impl Runner {
+    /// Runs until `stop`, then lets fills finish for `drain_timeout` and ends the rest.
+    pub(crate) async fn run(mut self, deps: Deps, stop: CancellationToken) {
+        let deps = Arc::new(deps);
+        let mut running = JoinSet::new();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                Some(job) = self.queue.recv() => {
+                    let active = Active { fills: self.fills.clone(), job };
+                    running.spawn(fill(active, Arc::clone(&deps), self.config.announce));
+                }
+                // A panic in a fill has been reported by the panic hook, and the fill's guard has
+                // told those who waited.
+                Some(_) = running.join_next(), if !running.is_empty() => {}
+            }
+        }
+        lock(&self.fills.0.state).closed = true;
+        self.queue.close();
+        while let Some(job) = self.queue.recv().await {
+            drop(Active { fills: self.fills.clone(), job });
+        }
+        let finish = async { while running.join_next().await.is_some() {} };
+        if timeout(self.config.drain_timeout, finish).await.is_err() {
+            tracing::debug!("{} fills did not finish in time", running.len());
+        }
+        running.shutdown().await;
+        deps.upstream.close().await;
+    }
+}
+
+/// A fill that is in the table. However it ends, it leaves the table, and nobody waits for it in
+/// vain.
+struct Active {
+    fills: Fills,
+    job: Job,
+}
+
+impl Active {
+    fn tell(&self, outcome: Outcome) {
+        self.job.outcome.send_replace(outcome);
+    }
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        lock(&self.fills.0.state).active.remove(&self.job.id);
+        self.job.outcome.send_if_modified(|outcome| {
+            let unfinished = matches!(outcome, Outcome::Pending);
+            if unfinished {
+                *outcome = Outcome::Failed(FillError::Stopped);
+            }
+            unfinished
+        });
+    }
+}
+
+async fn fill(active: Active, deps: Arc<Deps>, announce: bool) {
+    let id = active.job.id;
+    // Whoever started this fill may have looked into the cache just before the last one was done.
+    if let Some(bytes) = deps.cache.read(id).await {
+        active.tell(Outcome::Verified(bytes));
+        return;
+    }
+    let Fetched { bytes, room } = match deps.upstream.fetch(id).await {
+        Ok(fetched) => fetched,
+        Err(error) => {
+            if error == FetchError::NotFound {
+                lock(&active.fills.0.state).absent.insert(id, Instant::now());
+            }
+            active.tell(Outcome::Failed(FillError::Fetch(error)));
+            return;
+        }
+    };
+    active.tell(Outcome::Verified(bytes.clone()));
+    match deps.cache.admit(id, bytes).await {
+        Ok(evicted) if announce => {
+            for victim in evicted {
+                deps.announcer.withdraw(Record::Shard(ShardId(victim)));
+            }
+            // The relay cannot know whether it is a shard or a manifest; sources are looked up
+            // under both keys, so one of them is enough.
+            deps.announcer.offer(Record::Shard(ShardId(id)));
+        }
+        Ok(_) => {}
+        Err(error) => {
+            deps.metrics.cache_write_failures_total.inc();
+            tracing::warn!("{id} is served but not cached: {error}");
+        }
+    }
+    drop(room);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> Config {
+        Config { parallel: 2, ..Config::default() }
+    }
+
+    fn id(n: u8) -> BlobId {
+        BlobId([n; 32])
+    }
+
+    #[test]
+    fn one_job_a_blob_and_no_more_jobs_than_allowed() {
+        let (fills, mut runner) = build(&config());
+        let now = Instant::now();
+        for _ in 0..3 {
+            assert!(matches!(fills.join(id(1), now), Joined::Fill(_)));
+        }
+        assert!(matches!(fills.join(id(2), now), Joined::Fill(_)));
+        assert!(matches!(fills.join(id(3), now), Joined::Full));
+        assert_eq!(fills.in_flight(), 2);
+        let jobs: Vec<_> = std::iter::from_fn(|| runner.queue.try_recv().ok()).collect();
+        assert_eq!(jobs.iter().map(|job| job.id).collect::<Vec<_>>(), [id(1), id(2)]);
+    }
+
+    #[test]
+    fn a_fill_that_is_dropped_tells_those_who_wait_and_leaves_the_table() {
+        let (fills, mut runner) = build(&config());
+        let Joined::Fill(outcome) = fills.join(id(1), Instant::now()) else { panic!() };
+        let job = runner.queue.try_recv().unwrap();
+        drop(Active { fills: fills.clone(), job });
+        assert!(matches!(*outcome.borrow(), Outcome::Failed(FillError::Stopped)));
+        assert_eq!(fills.in_flight(), 0);
+    }
+
+    #[test]
+    fn what_was_absent_is_looked_for_again_after_a_while() {
+        let (fills, _runner) = build(&config());
+        let now = Instant::now();
+        let later = now + config().absent_for;
+        lock(&fills.0.state).absent.insert(id(1), now);
+        assert!(matches!(fills.join(id(1), now), Joined::Absent));
+        assert!(matches!(fills.join(id(1), later), Joined::Fill(_)));
+    }
+
+    #[test]
+    fn the_table_of_the_absent_is_bounded() {
+        let (fills, _runner) = build(&Config { absent_table: 4, ..config() });
+        let mut state = lock(&fills.0.state);
+        for n in 0..100 {
+            state.absent.insert(id(n), Instant::now());
+            assert!(state.absent.until.len() <= 4);
+        }
+    }
+}

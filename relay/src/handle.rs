@@ -1,0 +1,185 @@
+//! What the rest of the node holds of a running shard service.
+
+use crate::{
+    cache::{Cache, CacheStatus},
+    content::{
+        Progress,
+        publish::{self, PublishError, Published},
+    },
+    fill::Fills,
+    metrics::Metrics,
+    store::{Content, Origin, OriginStatus},
+};
+use libp2p::PeerId;
+use serde::Serialize;
+use std::{net::SocketAddr, sync::Arc};
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// A shard service. Cloning gives another handle to the same one.
+#[derive(Clone)]
+pub struct Relay {
+    pub(crate) shared: Arc<Shared>,
+}
+
+pub(crate) struct Shared {
+    pub(crate) us: PeerId,
+    pub(crate) origin: Option<Arc<Origin>>,
+    pub(crate) cache: Option<Arc<Cache>>,
+    pub(crate) fills: Fills,
+    pub(crate) metrics: Metrics,
+    pub(crate) phase: watch::Receiver<Phase>,
+    pub(crate) publishes: mpsc::Sender<Publish>,
+}
+
+/// A publish that was asked for.
+pub(crate) struct Publish {
+    pub(crate) request: publish::Request,
+    pub(crate) progress: watch::Sender<Progress>,
+    pub(crate) reply: oneshot::Sender<Result<Published, PublishError>>,
+}
+
+/// Where the service is in its life.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "phase")]
+pub enum Phase {
+    /// Not listening yet.
+    Starting,
+    /// Listening and answering.
+    Serving {
+        /// Where, with the real port.
+        listen_addr: SocketAddr,
+    },
+    /// Going down: what is in flight is finished.
+    Draining,
+    /// Gone.
+    Stopped {
+        /// Why, if it was not told to.
+        reason: Option<String>,
+    },
+}
+
+/// The service has stopped before it was ready.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the shard service has stopped: {reason}")]
+pub struct NotReady {
+    /// Why, in plain words.
+    pub reason: String,
+}
+
+/// How the service is.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Status {
+    /// Where it is in its life.
+    #[serde(flatten)]
+    pub phase: Phase,
+    /// The identity that its connections prove.
+    pub peer_id: String,
+    /// Connections now.
+    pub viewers: u64,
+    /// Bytes of bodies served since the program's start.
+    pub bytes_served: u64,
+    /// What it keeps for good; `None` when it is no super-node.
+    pub origin: Option<OriginStatus>,
+    /// What it caches; `None` when it is no relay.
+    pub relay: Option<RelayStatus>,
+}
+
+/// How the relay is. Counts are since the program's start.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct RelayStatus {
+    /// How full the cache is.
+    pub cache: CacheStatus,
+    /// Requests answered from the cache.
+    pub hits: u64,
+    /// Requests that the cache could not answer.
+    pub misses: u64,
+    /// Blobs evicted.
+    pub evictions: u64,
+    /// Blobs asked of other nodes.
+    pub upstream_fetches: u64,
+    /// Fills going on.
+    pub fills_in_flight: usize,
+}
+
+impl Relay {
+    /// The identity that its connections prove.
+    pub fn peer_id(&self) -> PeerId {
+        self.shared.us
+    }
+
+    /// Where the service is in its life, now and as it changes.
+    pub fn phase(&self) -> watch::Receiver<Phase> {
+        self.shared.phase.clone()
+    }
+
+    /// Waits until the service listens, and says where.
+    ///
+    /// # Errors
+    /// When it stopped instead.
+    pub async fn ready(&self) -> Result<SocketAddr, NotReady> {
+        let mut phase = self.shared.phase.clone();
+        let settled = phase.wait_for(|phase| *phase != Phase::Starting).await;
+        let stopped = |reason: &str| NotReady { reason: reason.to_owned() };
+        match settled.as_deref() {
+            Ok(Phase::Serving { listen_addr }) => Ok(*listen_addr),
+            Ok(Phase::Stopped { reason: Some(reason) }) => Err(stopped(reason)),
+            Ok(_) => Err(stopped("it was told to")),
+            Err(_) => Err(stopped("it failed")),
+        }
+    }
+
+    /// Where it listens, with the real port; `None` while it does not.
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        match &*self.shared.phase.borrow() {
+            Phase::Serving { listen_addr } => Some(*listen_addr),
+            _ => None,
+        }
+    }
+
+    /// How the service is. Cheap: nothing is asked of the disk or the network.
+    pub fn status(&self) -> Status {
+        let Shared { origin, cache, fills, metrics, .. } = &*self.shared;
+        Status {
+            phase: self.shared.phase.borrow().clone(),
+            peer_id: self.shared.us.to_string(),
+            viewers: metrics.viewer_connections.get(),
+            bytes_served: metrics.bytes_served_total.get(),
+            origin: origin.as_ref().map(|origin| origin.status()),
+            relay: cache.as_ref().map(|cache| RelayStatus {
+                cache: cache.status(),
+                hits: metrics.cache_hits_total.get(),
+                misses: metrics.cache_misses_total.get(),
+                evictions: metrics.cache_evictions_total.get(),
+                upstream_fetches: metrics.upstream_fetches_total.get(),
+                fills_in_flight: fills.in_flight(),
+            }),
+        }
+    }
+
+    /// Publishes a file: stores its shards and its manifest, lists it, and announces it to the
+    /// directory. The work is the service's own: it goes on when the caller goes away.
+    ///
+    /// # Errors
+    /// See [`PublishError`].
+    pub async fn publish(
+        &self,
+        request: publish::Request,
+        progress: watch::Sender<Progress>,
+    ) -> Result<Published, PublishError> {
+        if self.shared.origin.is_none() {
+            return Err(PublishError::NoOrigin);
+        }
+        let (reply, answer) = oneshot::channel();
+        let publish = Publish { request, progress, reply };
+        self.shared.publishes.try_send(publish).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => PublishError::Busy,
+            mpsc::error::TrySendError::Closed(_) => PublishError::Stopped,
+        })?;
+        answer.await.unwrap_or(Err(PublishError::Stopped))
+    }
+
+    /// The contents that the origin keeps, in the order of their ids; none when there is no origin.
+    pub fn contents(&self) -> Vec<Content> {
+        self.shared.origin.as_ref().map(|origin| origin.contents()).unwrap_or_default()
+    }
+}

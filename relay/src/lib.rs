@@ -1,0 +1,148 @@
+//! Origin and relay of an NSN node: it stores shards, caches them, serves them over QUIC and
+//! fetches what it lacks.
+//!
+//! # The life of a shard request
+//!
+//! ```text
+//!  viewer                                                         other nodes
+//!    │ QUIC, nsn-shard/1                                                ▲
+//!    ▼                                                                  │ QUIC, nsn-shard/1
+//!  server     accept ─ limits ─ handshake ─ read the request            │
+//!    │                                                                  │
+//!    ▼                                                                  │
+//!  lookup     origin's store ── held ──────────────┐                    │
+//!    │ not held                                    │                    │
+//!    ├────── cache ─────────── hit ────────────────┤ verified bytes,    │
+//!    │ miss                                        │ with room for them │
+//!    └────── fill, one for all who wait ─ done ────┤ in memory          │
+//!              │                      ▲            ▼                    │
+//!              ▼                      │         send, until acknowledged│
+//!            upstream   directory ─ rank ─ staggered race ─ verify ─────┘
+//!                                     │
+//!                                     └─ admit to the cache, announce
+//! ```
+//!
+//! 1. **Accept** ([`server`]): a connection is refused before its handshake when there are too many
+//!    or they come too fast. TLS proves the peer's identity.
+//! 2. **Request** ([`wire`]): one stream, one frame, bounded in bytes and in time.
+//! 3. **Lookup**: what is on disk is read whole and verified; what is damaged is put aside and
+//!    counts as absent.
+//! 4. **Fill** ([`fill`]): a miss joins the blob's fill, which belongs to no viewer.
+//! 5. **Upstream** ([`upstream`]): the [`Directory`] names sources, the best is asked first, the
+//!    next one when it is slow; the first bytes that hash to the id win.
+//! 6. **Admit** ([`cache`]): written under a temporary name, synced, renamed; the least recently
+//!    used makes room.
+//! 7. **Send**: from memory that was set aside, in pieces that the viewer has to take in time. A
+//!    body that cannot be completed ends in a stream reset with a [`Code`](wire::Code).
+//!
+//! A super-node publishes files into the origin's store ([`content::publish`]); the [`client`] is a
+//! viewer of its own.
+//!
+//! # Tasks
+//!
+//! [`build`] makes a handle and a [`Driver`] and touches nothing. The driver runs: the server, one
+//! task for each connection (`server.max_connections`) and each request (`server.max_requests`); the
+//! fills (`fill.parallel`); the announcer; the publisher (`publish.publishes`). All are joined when
+//! it ends.
+
+mod announce;
+pub mod cache;
+pub mod client;
+mod config;
+pub mod content;
+mod driver;
+mod error;
+pub mod fill;
+mod handle;
+mod limits;
+mod lookup;
+mod metrics;
+pub mod server;
+pub mod store;
+mod sync;
+#[cfg(test)]
+mod tests;
+mod transport;
+pub mod upstream;
+pub mod wire;
+
+pub use config::Config;
+pub use content::{BlobId, ContentId, Manifest, Progress, ShardId, Stage};
+pub use driver::Driver;
+pub use error::{BuildError, Refusal, RunError};
+pub use handle::{NotReady, Phase, Relay, RelayStatus, Status};
+pub use metrics::Metrics;
+pub use transport::TlsError;
+pub use upstream::{Directory, DirectoryError, Record, Source};
+
+use cache::Cache;
+use handle::Shared;
+use libp2p::identity::Keypair;
+use std::{path::PathBuf, sync::Arc};
+use store::{Disk, Files, Origin};
+use tokio::sync::{mpsc, watch};
+
+/// What a shard service needs from its surroundings.
+pub struct Deps {
+    /// The node's network key; connections prove it.
+    pub identity: Keypair,
+    /// Who holds what.
+    pub directory: Arc<dyn Directory>,
+    /// What it counts. Registered once by the caller, so that a service that is built again goes on
+    /// counting.
+    pub metrics: Metrics,
+    /// Folder of the origin's store; with it the node is a super-node.
+    pub origin_dir: Option<PathBuf>,
+    /// Folder of the relay's cache; with it the node is a relay.
+    pub cache_dir: Option<PathBuf>,
+}
+
+/// Makes a shard service. No I/O happens before [`Driver::run`].
+///
+/// # Errors
+/// When a setting is out of bounds or no folder is given.
+pub fn build(config: Config, deps: Deps) -> Result<(Relay, Driver), BuildError> {
+    config.validate()?;
+    let Deps { identity, directory, metrics, origin_dir, cache_dir } = deps;
+    if origin_dir.is_none() && cache_dir.is_none() {
+        return Err(BuildError::NoRole);
+    }
+    let tls = transport::server_config(&identity, &config.server)?;
+    let disk = Disk::new(config.store.parallel, metrics.clone());
+    let files = |root| Files::new(root, &config.store, disk.clone());
+    let origin =
+        origin_dir.map(|dir| Arc::new(Origin::new(files(dir), &config.store, metrics.clone())));
+    let cache =
+        cache_dir.map(|dir| Arc::new(Cache::new(files(dir), &config.cache, metrics.clone())));
+    let (fills, fill_runner) = fill::build(&config.fill);
+    let (announcer, announce_runner) = announce::build(Arc::clone(&directory), metrics.clone());
+    let (publish_sender, publishes) = mpsc::channel(config.publish.publishes);
+    let (phase, phase_receiver) = watch::channel(Phase::Starting);
+
+    let shared = Shared {
+        us: identity.public().to_peer_id(),
+        origin: origin.clone(),
+        cache: cache.clone(),
+        fills: fills.clone(),
+        metrics: metrics.clone(),
+        phase: phase_receiver,
+        publishes: publish_sender,
+    };
+    let driver = Driver {
+        config,
+        identity,
+        directory,
+        metrics,
+        disk,
+        tls,
+        origin,
+        cache,
+        fills,
+        fill_runner,
+        announcer,
+        announce_runner,
+        publishes,
+        phase,
+    };
+    Ok((Relay { shared: Arc::new(shared) }, driver))
+}

@@ -1,0 +1,180 @@
+//! What the shard service counts, all under `nsn_relay_`.
+//!
+//! Register once for each registry and clone: a service that is built again after a fault goes on
+//! counting where it was.
+
+use prometheus_endpoint::{
+    Counter, CounterVec, F64, Gauge, Histogram, HistogramOpts, Opts, PrometheusError, Registry,
+    U64, exponential_buckets, register,
+};
+
+/// The metrics of origin and relay. Cloning gives another handle to the same numbers.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    /// Requests answered from the relay's cache.
+    pub cache_hits_total: Counter<U64>,
+    /// Requests that the relay's cache could not answer.
+    pub cache_misses_total: Counter<U64>,
+    /// Blobs asked of other nodes, however many viewers wait for one.
+    pub upstream_fetches_total: Counter<U64>,
+    /// Single attempts at a source that failed, by `reason`.
+    pub upstream_failures_total: CounterVec<U64>,
+    /// Blobs evicted to make room.
+    pub cache_evictions_total: Counter<U64>,
+    /// Blobs that were fetched and could not be written to the cache.
+    pub cache_write_failures_total: Counter<U64>,
+    /// Bytes of bodies that viewers have acknowledged.
+    pub bytes_served_total: Counter<U64>,
+    /// Connections now.
+    pub viewer_connections: Gauge<U64>,
+    /// Bytes in the cache.
+    pub cache_size_bytes: Gauge<U64>,
+    /// Bytes in the cache, in percent of what it may hold.
+    pub cache_utilization_percent: Gauge<F64>,
+    /// From a request to the last byte acknowledged, for whole and partial blobs.
+    pub shard_serve_latency_seconds: Histogram,
+    /// From the first attempt to the verified blob.
+    pub upstream_fetch_latency_seconds: Histogram,
+    /// From asking for a disk operation to its end, waiting for a turn included.
+    pub disk_wait_seconds: Histogram,
+    /// Requests and connections refused, by `reason`.
+    pub refusals_total: CounterVec<U64>,
+    /// Blobs found damaged, by `place`: `origin`, `cache` or `upstream`.
+    pub corrupt_blobs_total: CounterVec<U64>,
+    /// Announcements to the directory that were dropped because its queue was full.
+    pub announcements_dropped_total: Counter<U64>,
+    /// Requests to the directory that failed, by `operation`.
+    pub directory_failures_total: CounterVec<U64>,
+}
+
+impl Metrics {
+    /// Makes the metrics and puts them into `registry`.
+    ///
+    /// # Errors
+    /// When one of the names is taken, for instance by an earlier call.
+    pub fn register(registry: &Registry) -> Result<Self, PrometheusError> {
+        Self::make(Some(registry))
+    }
+
+    /// Metrics that count and that nobody scrapes.
+    #[allow(clippy::expect_used)]
+    pub fn unregistered() -> Self {
+        Self::make(None).expect("the names are constants, and a test makes them; qed")
+    }
+
+    fn make(registry: Option<&Registry>) -> Result<Self, PrometheusError> {
+        let make = Make(registry);
+        Ok(Self {
+            cache_hits_total: make.counter("cache_hits_total", "Requests answered from cache")?,
+            cache_misses_total: make
+                .counter("cache_misses_total", "Requests that the cache could not answer")?,
+            upstream_fetches_total: make
+                .counter("upstream_fetches_total", "Blobs asked of other nodes")?,
+            upstream_failures_total: make.counters(
+                "upstream_failures_total",
+                "Attempts at a source that failed",
+                "reason",
+            )?,
+            cache_evictions_total: make
+                .counter("cache_evictions_total", "Blobs evicted to make room")?,
+            cache_write_failures_total: make
+                .counter("cache_write_failures_total", "Blobs that could not be cached")?,
+            bytes_served_total: make
+                .counter("bytes_served_total", "Bytes of bodies acknowledged by viewers")?,
+            viewer_connections: make.gauge("viewer_connections", "Connections now")?,
+            cache_size_bytes: make.gauge("cache_size_bytes", "Bytes in the cache")?,
+            cache_utilization_percent: make
+                .gauge("cache_utilization_percent", "Bytes in the cache in percent of its size")?,
+            shard_serve_latency_seconds: make.histogram(
+                "shard_serve_latency_seconds",
+                "From a request to the last byte acknowledged",
+            )?,
+            upstream_fetch_latency_seconds: make.histogram(
+                "upstream_fetch_latency_seconds",
+                "From the first attempt at a source to the verified blob",
+            )?,
+            disk_wait_seconds: make
+                .histogram("disk_wait_seconds", "From asking for a disk operation to its end")?,
+            refusals_total: make.counters(
+                "refusals_total",
+                "Requests and connections refused",
+                "reason",
+            )?,
+            corrupt_blobs_total: make.counters(
+                "corrupt_blobs_total",
+                "Blobs found damaged",
+                "place",
+            )?,
+            announcements_dropped_total: make.counter(
+                "announcements_dropped_total",
+                "Announcements dropped because the queue was full",
+            )?,
+            directory_failures_total: make.counters(
+                "directory_failures_total",
+                "Requests to the directory that failed",
+                "operation",
+            )?,
+        })
+    }
+}
+
+struct Make<'a>(Option<&'a Registry>);
+
+impl Make<'_> {
+    fn add<T>(&self, metric: T) -> Result<T, PrometheusError>
+    where
+        T: Clone + prometheus_endpoint::prometheus::core::Collector + 'static,
+    {
+        match self.0 {
+            Some(registry) => register(metric, registry),
+            None => Ok(metric),
+        }
+    }
+
+    fn counter(&self, name: &str, help: &str) -> Result<Counter<U64>, PrometheusError> {
+        self.add(Counter::new(full(name), help)?)
+    }
+
+    fn counters(
+        &self,
+        name: &str,
+        help: &str,
+        label: &str,
+    ) -> Result<CounterVec<U64>, PrometheusError> {
+        self.add(CounterVec::new(Opts::new(full(name), help), &[label])?)
+    }
+
+    fn gauge<P: prometheus_endpoint::prometheus::core::Atomic + 'static>(
+        &self,
+        name: &str,
+        help: &str,
+    ) -> Result<Gauge<P>, PrometheusError> {
+        self.add(Gauge::new(full(name), help)?)
+    }
+
+    /// From 0.5 ms to 16 s, each bucket twice the one before.
+    fn histogram(&self, name: &str, help: &str) -> Result<Histogram, PrometheusError> {
+        let buckets = exponential_buckets(0.0005, 2.0, 16)?;
+        self.add(Histogram::with_opts(HistogramOpts::new(full(name), help).buckets(buckets))?)
+    }
+}
+
+fn full(name: &str) -> String {
+    format!("nsn_relay_{name}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_can_be_made_and_registered_once() {
+        Metrics::unregistered();
+        let registry = Registry::new();
+        let metrics = Metrics::register(&registry).unwrap();
+        metrics.refusals_total.with_label_values(&["busy"]).inc();
+        let families = registry.gather();
+        assert!(families.iter().all(|family| family.get_name().starts_with("nsn_relay_")));
+        assert!(Metrics::register(&registry).is_err());
+    }
+}

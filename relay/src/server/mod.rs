@@ -1,0 +1,258 @@
+//! The serving side of `nsn-shard/1`.
+//!
+//! One task accepts; each connection is a task and each request another, all of them owned here
+//! and none of them living longer than [`Server::run`]. Everything that a peer can make us hold has
+//! a bound: connections, streams, requests, bytes of requests (in the transport's windows) and
+//! bytes of bodies (in [`Lookup`]).
+//!
+//! To drain, the server refuses new connections, answers new requests with code 9, lets those in
+//! flight finish within their limit, and closes.
+
+mod connection;
+mod request;
+
+use crate::{
+    error::{Refusal, RunError},
+    limits::ConnectionRate,
+    lookup::Lookup,
+    metrics::Metrics,
+    transport,
+    wire::Code,
+};
+use quinn::{Endpoint, Incoming};
+use serde::{Deserialize, Serialize};
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    num::NonZeroUsize,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::{
+    sync::{Semaphore, watch},
+    task::JoinSet,
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+
+/// Settings of the shard server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// UDP address to listen on; port 0 takes a free one. Default 0.0.0.0:9003.
+    /// `--shard-listen-addr` on the command line.
+    pub listen_addr: SocketAddr,
+    /// Connections at most. Default 2,048; each holds at most 64 KiB of unread requests.
+    pub max_connections: u32,
+    /// New connections a second in all, and as many at once; 0 for no limit. Default 100.
+    pub connections_per_second: u32,
+    /// New connections a second from one address (IPv6: one /64), and as many at once; 0 for no
+    /// limit. Default 10.
+    pub connections_per_second_per_source: u32,
+    /// Addresses whose rate is remembered. Default 10,000, about 1 MB.
+    pub source_table: usize,
+    /// Requests of one connection at a time. Default 100.
+    pub max_streams: u32,
+    /// Requests of all connections at a time; further ones are told to come back. Default 8,192
+    /// of about 8 KiB: 64 MiB.
+    pub max_requests: usize,
+    /// Bytes of blobs held for viewers, from being read until acknowledged. Default 256 MiB.
+    pub body_memory: u64,
+    /// How long a request waits for room in memory before it is told to come back. Default 1 s.
+    #[serde(with = "humantime_serde")]
+    pub memory_wait: Duration,
+    /// From the first packet to a proven peer. Default 5 s.
+    #[serde(with = "humantime_serde")]
+    pub handshake_timeout: Duration,
+    /// A connection without traffic is closed after this. Default 30 s.
+    #[serde(with = "humantime_serde")]
+    pub idle_timeout: Duration,
+    /// From the opening of a stream to the whole request. Default 5 s.
+    #[serde(with = "humantime_serde")]
+    pub request_timeout: Duration,
+    /// How long a request waits for a fill. Default 20 s.
+    #[serde(with = "humantime_serde")]
+    pub fill_wait: Duration,
+    /// A viewer that takes no 64 KiB of a body in this time is given up. Default 10 s, so 16 MiB
+    /// may take 43 minutes at most.
+    #[serde(with = "humantime_serde")]
+    pub stall_timeout: Duration,
+    /// What a viewer is told to wait when the service is busy. Default 1 s.
+    #[serde(with = "humantime_serde")]
+    pub retry_after: Duration,
+    /// Bytes that one connection may have unacknowledged. Default 8 MiB.
+    pub send_window: u64,
+    /// Bytes of the socket's buffers, each way; the system may allow less. Default 4 MiB.
+    pub socket_buffer: usize,
+    /// At shutdown, how long requests in flight may go on. Default 10 s.
+    #[serde(with = "humantime_serde")]
+    pub drain_timeout: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen_addr: (Ipv4Addr::UNSPECIFIED, 9003).into(),
+            max_connections: 2048,
+            connections_per_second: 100,
+            connections_per_second_per_source: 10,
+            source_table: 10_000,
+            max_streams: 100,
+            max_requests: 8192,
+            body_memory: 256 * 1024 * 1024,
+            memory_wait: Duration::from_secs(1),
+            handshake_timeout: Duration::from_secs(5),
+            idle_timeout: Duration::from_secs(30),
+            request_timeout: Duration::from_secs(5),
+            fill_wait: Duration::from_secs(20),
+            stall_timeout: Duration::from_secs(10),
+            retry_after: Duration::from_secs(1),
+            send_window: 8 * 1024 * 1024,
+            socket_buffer: 4 * 1024 * 1024,
+            drain_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// How long peers are waited for to hear that the server is gone; those that do not find out by
+/// their idle timeout.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// Binds the socket and makes the endpoint.
+///
+/// # Errors
+/// When the address is taken or is none of this machine.
+pub(crate) fn listen(config: &Config, tls: quinn::ServerConfig) -> Result<Endpoint, RunError> {
+    let addr = config.listen_addr;
+    let listen = transport::socket(addr, config.socket_buffer)
+        .and_then(|socket| transport::endpoint(socket, Some(tls)));
+    listen.map_err(|source| match source.kind() {
+        io::ErrorKind::AddrInUse => RunError::InUse { addr },
+        _ => RunError::Listen { addr, source },
+    })
+}
+
+/// What every connection and request works with.
+struct Shared {
+    lookup: Lookup,
+    config: Config,
+    metrics: Metrics,
+    /// One for each request that may go on.
+    requests: Arc<Semaphore>,
+    /// Requests going on, for the drain to see the last one end.
+    in_flight: watch::Sender<usize>,
+    /// New requests are refused from here on.
+    draining: CancellationToken,
+}
+
+impl Shared {
+    fn count(&self, refusal: Refusal) {
+        self.metrics.refusals_total.with_label_values(&[refusal.label()]).inc();
+    }
+
+    fn viewers(&self) -> u32 {
+        u32::try_from(self.metrics.viewer_connections.get()).unwrap_or(u32::MAX)
+    }
+}
+
+/// Serves shards until told to stop.
+pub(crate) struct Server {
+    endpoint: Endpoint,
+    shared: Arc<Shared>,
+    rate: ConnectionRate,
+}
+
+impl Server {
+    pub(crate) fn new(
+        endpoint: Endpoint,
+        lookup: Lookup,
+        config: Config,
+        metrics: Metrics,
+    ) -> Self {
+        let table = NonZeroUsize::new(config.source_table).unwrap_or(NonZeroUsize::MIN);
+        let rate = ConnectionRate::new(
+            config.connections_per_second,
+            config.connections_per_second_per_source,
+            table,
+            Instant::now(),
+        );
+        let requests = Arc::new(Semaphore::new(config.max_requests));
+        let shared = Shared {
+            lookup,
+            config,
+            metrics,
+            requests,
+            in_flight: watch::Sender::new(0),
+            draining: CancellationToken::new(),
+        };
+        Self { endpoint, shared: Arc::new(shared), rate }
+    }
+
+    /// Serves until `stop`, then drains.
+    pub(crate) async fn run(mut self, stop: CancellationToken) {
+        let mut connections = JoinSet::new();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                incoming = self.endpoint.accept() => match incoming {
+                    Some(incoming) => self.accept(incoming, &mut connections),
+                    // The socket failed; the driver reports that the server has ended.
+                    None => return,
+                },
+                // The panic hook has reported a panic; the others go on.
+                Some(_) = connections.join_next(), if !connections.is_empty() => {}
+            }
+        }
+        self.drain(&mut connections).await;
+    }
+
+    fn accept(&mut self, incoming: Incoming, connections: &mut JoinSet<()>) {
+        let max = usize::try_from(self.shared.config.max_connections).unwrap_or(usize::MAX);
+        let addr = incoming.remote_address().ip();
+        let refusal = if connections.len() >= max {
+            Some(Refusal::Connections)
+        } else if !self.rate.admit(addr, Instant::now()) {
+            Some(Refusal::ConnectionRate)
+        } else {
+            None
+        };
+        match refusal {
+            Some(refusal) => {
+                self.shared.count(refusal);
+                incoming.refuse();
+            }
+            None => {
+                connections.spawn(connection::serve(incoming, Arc::clone(&self.shared)));
+            }
+        }
+    }
+
+    async fn drain(&self, connections: &mut JoinSet<()>) {
+        self.shared.draining.cancel();
+        let mut in_flight = self.shared.in_flight.subscribe();
+        let done = async {
+            tokio::select! {
+                _ = in_flight.wait_for(|requests| *requests == 0) => {}
+                () = async {
+                    while let Some(incoming) = self.endpoint.accept().await {
+                        self.shared.count(Refusal::ShuttingDown);
+                        incoming.refuse();
+                    }
+                } => {}
+            }
+        };
+        if timeout(self.shared.config.drain_timeout, done).await.is_err() {
+            let requests = *in_flight.borrow();
+            tracing::warn!("{requests} requests did not finish in time and are cut off");
+        }
+        self.endpoint.close(Code::ShuttingDown.into(), b"shutting down");
+        // Each connection sees the close and ends. One that were dropped first would close with
+        // code 0, as if nothing were the matter.
+        let told = async {
+            while connections.join_next().await.is_some() {}
+            self.endpoint.wait_idle().await;
+        };
+        let _ = timeout(GOODBYE, told).await;
+        connections.shutdown().await;
+    }
+}

@@ -1,0 +1,282 @@
+//! The origin: published content, kept for good.
+//!
+//! Besides the blobs it keeps one small file for each content, `contents/<ContentId>`, with what a
+//! list shows. It is written last of all, so a content that is listed was stored whole; a publish
+//! that was interrupted leaves blobs that the next attempt finds again.
+
+use super::{Files, FolderLock, OpenError, ReadError};
+use crate::{
+    content::{BlobId, ContentId, Manifest},
+    metrics::Metrics,
+    sync::lock,
+};
+use bytes::Bytes;
+use codec::{Decode, DecodeAll, Encode};
+use serde::Serialize;
+use std::{
+    collections::{BTreeMap, HashMap},
+    io,
+    sync::Mutex,
+};
+
+const CONTENTS: &str = "contents";
+
+/// The longest name of a content, in bytes.
+pub(crate) const MAX_NAME: usize = 255;
+
+/// A description with the longest name and media type is under 512 bytes.
+const MAX_RECORD: u64 = 512;
+
+/// The store of a super-node.
+pub struct Origin {
+    files: Files,
+    metrics: Metrics,
+    max_blobs: usize,
+    max_contents: usize,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// At most `max_blobs` entries of 36 bytes, 80 MB at the default of a million.
+    blobs: HashMap<BlobId, u32>,
+    bytes: u64,
+    /// At most `max_contents` entries, 50 MB at the default of 100,000.
+    contents: BTreeMap<ContentId, Record>,
+}
+
+/// What `contents/<ContentId>` holds, in SCALE.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+struct Record {
+    version: u8,
+    name: String,
+    media_type: String,
+    total_len: u64,
+    shards: u32,
+    published_ms: u64,
+}
+
+/// A content that the origin keeps.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Content {
+    /// Its name on the network.
+    pub content_id: ContentId,
+    /// The name of the file it was published from.
+    pub name: String,
+    /// Its media type.
+    pub media_type: String,
+    /// Its length in bytes.
+    pub total_len: u64,
+    /// The number of its shards.
+    pub shards: u32,
+    /// When it was published, in milliseconds since 1970.
+    pub published_ms: u64,
+}
+
+/// How much the origin holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct OriginStatus {
+    /// Contents published.
+    pub contents: usize,
+    /// Blobs held, shards and manifests together.
+    pub blobs: usize,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// Why the origin did not take something.
+#[derive(Debug, thiserror::Error)]
+pub enum OriginError {
+    /// The disk failed or is full.
+    #[error("cannot write to the data folder: {0}")]
+    Io(#[from] io::Error),
+    /// The configured number of blobs is reached.
+    #[error("the origin holds its {0} blobs at most; raise store.origin_blobs")]
+    TooManyBlobs(usize),
+    /// The configured number of contents is reached.
+    #[error("the origin holds its {0} contents at most; raise store.origin_contents")]
+    TooManyContents(usize),
+}
+
+impl Origin {
+    /// The origin in `files`. Touches nothing until [`Self::open`].
+    pub fn new(files: Files, config: &super::Config, metrics: Metrics) -> Self {
+        Self {
+            files,
+            metrics,
+            max_blobs: config.origin_blobs,
+            max_contents: config.origin_contents,
+            state: Mutex::default(),
+        }
+    }
+
+    /// Finds what is held. A content whose manifest or shards are missing is named in a warning;
+    /// one without its manifest is not listed.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub async fn open(&self) -> Result<FolderLock, OpenError> {
+        let (found, folder_lock) = self.files.open().await?;
+        {
+            let mut state = lock(&self.state);
+            *state = State::default();
+            for file in found.iter().take(self.max_blobs) {
+                state.bytes += u64::from(file.len);
+                state.blobs.insert(file.id, file.len);
+            }
+        }
+        if found.len() > self.max_blobs {
+            tracing::warn!(
+                "The origin's folder has {} blobs, more than store.origin_blobs = {}: the others \
+                 are not served",
+                found.len(),
+                self.max_blobs
+            );
+        }
+        let records = self.files.list_beside(CONTENTS, MAX_RECORD, self.max_contents).await;
+        match records {
+            Ok(records) => self.admit_records(records).await,
+            Err(error) => tracing::warn!("Cannot list the published contents: {error}"),
+        }
+        Ok(folder_lock)
+    }
+
+    async fn admit_records(&self, records: Vec<(String, Vec<u8>)>) {
+        for (name, bytes) in records {
+            let Ok(id) = name.parse::<ContentId>() else { continue };
+            let Ok(record) = Record::decode_all(&mut bytes.as_slice()) else {
+                tracing::warn!("The description of content {id} cannot be read");
+                continue;
+            };
+            let manifest = match self.read(id.into()).await {
+                Some(blob) => Manifest::decode(&blob),
+                None => {
+                    tracing::warn!("Content {id} has lost its manifest: publish it again");
+                    continue;
+                }
+            };
+            let mut state = lock(&self.state);
+            match manifest {
+                Ok(manifest) => {
+                    let held = |shard: &BlobId| state.blobs.contains_key(shard);
+                    let lost =
+                        manifest.shards().iter().filter(|part| !held(&part.id.into())).count();
+                    if lost > 0 {
+                        tracing::warn!("Content {id} has lost {lost} shards: publish it again");
+                    }
+                    state.contents.insert(id, record);
+                }
+                Err(error) => tracing::warn!("Content {id} is not listed: {error}"),
+            }
+        }
+    }
+
+    /// Length of a blob that is held.
+    pub fn len_of(&self, id: BlobId) -> Option<u32> {
+        lock(&self.state).blobs.get(&id).copied()
+    }
+
+    /// Reads a blob, verified. `None` when it is not held, or no longer is: a damaged one is put
+    /// aside and forgotten.
+    pub async fn read(&self, id: BlobId) -> Option<Bytes> {
+        let len = self.len_of(id)?;
+        match self.files.read(id, len).await {
+            Ok(bytes) => Some(bytes),
+            Err(ReadError::Io(error)) => {
+                tracing::warn!("Cannot read {id} from the origin's folder: {error}");
+                None
+            }
+            Err(error @ (ReadError::Missing | ReadError::Corrupt(_))) => {
+                if matches!(error, ReadError::Corrupt(_)) {
+                    self.metrics.corrupt_blobs_total.with_label_values(&["origin"]).inc();
+                }
+                let mut state = lock(&self.state);
+                if let Some(len) = state.blobs.remove(&id) {
+                    state.bytes = state.bytes.saturating_sub(u64::from(len));
+                }
+                tracing::warn!("The origin has lost {id}: {error}; publish its content again");
+                None
+            }
+        }
+    }
+
+    /// Stores a blob for good, if it is not held already and sound.
+    ///
+    /// # Errors
+    /// When the disk fails or the bound is reached.
+    pub async fn put(&self, id: BlobId, bytes: Bytes) -> Result<(), OriginError> {
+        // An interrupted or repeated publish finds most of its shards here. Reading one back
+        // costs less than writing it, and finds out if it has gone bad meanwhile.
+        if self.read(id).await.is_some() {
+            return Ok(());
+        }
+        if lock(&self.state).blobs.len() >= self.max_blobs {
+            return Err(OriginError::TooManyBlobs(self.max_blobs));
+        }
+        let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        self.files.put(id, bytes).await?;
+        let mut state = lock(&self.state);
+        if state.blobs.insert(id, len).is_none() {
+            state.bytes += u64::from(len);
+        }
+        Ok(())
+    }
+
+    /// Lists a content whose blobs are all stored. The last step of a publish.
+    ///
+    /// # Errors
+    /// When the disk fails or the bound is reached.
+    pub async fn add_content(&self, content: Content) -> Result<(), OriginError> {
+        let id = content.content_id;
+        {
+            let state = lock(&self.state);
+            if state.contents.len() >= self.max_contents && !state.contents.contains_key(&id) {
+                return Err(OriginError::TooManyContents(self.max_contents));
+            }
+        }
+        let record = Record {
+            version: 1,
+            name: content.name,
+            media_type: content.media_type,
+            total_len: content.total_len,
+            shards: content.shards,
+            published_ms: content.published_ms,
+        };
+        self.files.put_beside(CONTENTS, id.to_string(), record.encode()).await?;
+        lock(&self.state).contents.insert(id, record);
+        Ok(())
+    }
+
+    /// The contents, in the order of their ids.
+    pub fn contents(&self) -> Vec<Content> {
+        let state = lock(&self.state);
+        let content = |(id, record): (&ContentId, &Record)| Content {
+            content_id: *id,
+            name: record.name.clone(),
+            media_type: record.media_type.clone(),
+            total_len: record.total_len,
+            shards: record.shards,
+            published_ms: record.published_ms,
+        };
+        state.contents.iter().map(content).collect()
+    }
+
+    /// Everything held: contents, and the blobs that are no content's manifest.
+    pub(crate) fn held(&self) -> (Vec<ContentId>, Vec<BlobId>) {
+        let state = lock(&self.state);
+        let contents: Vec<_> = state.contents.keys().copied().collect();
+        let is_manifest = |id: &&BlobId| state.contents.contains_key(&ContentId(**id));
+        let blobs = state.blobs.keys().filter(|id| !is_manifest(id)).copied().collect();
+        (contents, blobs)
+    }
+
+    /// How much is held.
+    pub fn status(&self) -> OriginStatus {
+        let state = lock(&self.state);
+        OriginStatus {
+            contents: state.contents.len(),
+            blobs: state.blobs.len(),
+            bytes: state.bytes,
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! The whole service over loopback QUIC: every test here goes through the wire.
+
+mod bad_input;
+mod fetching;
+mod lifecycle;
+mod upstreams;
+mod world;

@@ -1,0 +1,248 @@
+//! Nodes, viewers and misbehaving upstreams on loopback, with ports that the system chooses.
+
+use crate::{
+    BlobId, Config, Deps, Metrics, Relay, RunError, Source,
+    client::{self, Address, Viewer},
+    content::{Manifest, Progress, publish},
+    server, transport,
+    upstream::directory::Fake,
+    wire::{Request, read_frame},
+};
+use libp2p::identity::Keypair;
+use quinn::{RecvStream, SendStream};
+use std::{
+    fs,
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+use tempfile::TempDir;
+use tokio::{
+    sync::watch,
+    task::{JoinHandle, JoinSet},
+};
+use tokio_util::sync::CancellationToken;
+
+/// Settings that do not get in a test's way: any port, no limit of connections.
+pub(super) fn config() -> Config {
+    let mut config = Config::default();
+    config.server.listen_addr = (Ipv4Addr::LOCALHOST, 0).into();
+    config.server.connections_per_second = 0;
+    config.server.connections_per_second_per_source = 0;
+    config.server.drain_timeout = Duration::from_secs(5);
+    config.publish.shard_len = 64 * 1024;
+    config
+}
+
+/// Which roles a node has, and where their folders are.
+#[derive(Clone, Copy)]
+pub(super) enum Role {
+    Origin,
+    Relay,
+    Both,
+}
+
+/// A running shard service.
+pub(super) struct Node {
+    pub(super) relay: Relay,
+    pub(super) metrics: Metrics,
+    pub(super) directory: Arc<Fake>,
+    pub(super) addr: SocketAddr,
+    pub(super) stop: CancellationToken,
+    running: Option<JoinHandle<Result<(), RunError>>>,
+    folder: Folder,
+}
+
+/// A node's data folder: one of its own, or one that a test keeps.
+enum Folder {
+    Own(TempDir),
+    Kept(PathBuf),
+}
+
+impl Node {
+    pub(super) async fn start(role: Role, config: Config) -> Self {
+        let folder = Folder::Own(tempfile::tempdir().unwrap());
+        Self::start_in(folder, role, config, Keypair::generate_ed25519()).await
+    }
+
+    /// A node in a folder that outlives it.
+    pub(super) async fn start_at(path: &Path, role: Role, config: Config) -> Self {
+        Self::start_in(Folder::Kept(path.into()), role, config, Keypair::generate_ed25519()).await
+    }
+
+    async fn start_in(folder: Folder, role: Role, config: Config, identity: Keypair) -> Self {
+        let metrics = Metrics::unregistered();
+        let directory = Arc::new(Fake::default());
+        let root = folder.path();
+        let deps = Deps {
+            identity,
+            directory: directory.clone(),
+            metrics: metrics.clone(),
+            origin_dir: matches!(role, Role::Origin | Role::Both).then(|| root.join("shards")),
+            cache_dir: matches!(role, Role::Relay | Role::Both).then(|| root.join("relay")),
+        };
+        let (relay, driver) = crate::build(config, deps).unwrap();
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(driver.run(stop.clone()));
+        let addr = relay.ready().await.unwrap();
+        Self { relay, metrics, directory, addr, stop, running: Some(running), folder }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Files of the cache or the origin that hold `id`.
+    pub(super) fn file(&self, store: &str, id: BlobId) -> PathBuf {
+        let name = id.to_string();
+        self.path().join(store).join(&name[..2]).join(&name)
+    }
+
+    /// This node as the directory names it.
+    pub(super) fn source(&self) -> Source {
+        Source { peer: self.relay.peer_id(), addrs: vec![self.addr], seeder_score: Some(500) }
+    }
+
+    pub(super) fn address(&self) -> Address {
+        Address { socket: self.addr, peer: self.relay.peer_id() }
+    }
+
+    pub(super) async fn viewer(&self) -> Viewer {
+        Viewer::connect(self.address(), None, impatient()).await.unwrap()
+    }
+
+    /// Publishes bytes and gives the manifest.
+    pub(super) async fn publish(&self, bytes: &[u8]) -> Manifest {
+        let path = self.path().join("to publish.mp4");
+        fs::write(&path, bytes).unwrap();
+        let request = publish::Request { path, media_type: None };
+        let progress = watch::Sender::new(Progress::START);
+        let published = self.relay.publish(request, progress).await.unwrap();
+        let manifest = fs::read(self.file("shards", published.content_id.into())).unwrap();
+        Manifest::decode(&manifest).unwrap()
+    }
+
+    /// Stops the node and gives what its driver said.
+    pub(super) async fn stop(mut self) -> Result<(), RunError> {
+        self.stop.cancel();
+        self.running.take().unwrap().await.unwrap()
+    }
+
+    /// Ends the node without draining, as a dropped task does.
+    pub(super) async fn kill(mut self) {
+        let running = self.running.take().unwrap();
+        running.abort();
+        assert!(running.await.unwrap_err().is_cancelled());
+    }
+
+    pub(super) fn refusals(&self, reason: &str) -> u64 {
+        self.metrics.refusals_total.with_label_values(&[reason]).get()
+    }
+
+    pub(super) fn upstream_failures(&self, reason: &str) -> u64 {
+        self.metrics.upstream_failures_total.with_label_values(&[reason]).get()
+    }
+}
+
+impl Folder {
+    fn path(&self) -> &Path {
+        match self {
+            Self::Own(folder) => folder.path(),
+            Self::Kept(path) => path,
+        }
+    }
+}
+
+/// A viewer that tries once.
+pub(super) fn impatient() -> client::Config {
+    client::Config { tries: 1, ..client::Config::default() }
+}
+
+/// Bytes that compress to nothing and repeat nowhere.
+pub(super) fn noise(len: usize, seed: u64) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&seed.to_le_bytes());
+    hasher.finalize_xof().fill(&mut bytes);
+    bytes
+}
+
+/// A blob of noise with its id.
+pub(super) fn blob(len: usize, seed: u64) -> (BlobId, Vec<u8>) {
+    let bytes = noise(len, seed);
+    (BlobId::of(&bytes), bytes)
+}
+
+/// A shard service of a test's own making: proves an identity and says what it is told to.
+pub(super) struct Puppet {
+    pub(super) source: Source,
+    asked: Arc<AtomicUsize>,
+    _running: JoinSet<()>,
+}
+
+impl Puppet {
+    /// Answers each request with `answer`, which gets the stream after the request was read.
+    pub(super) fn start<F>(
+        answer: impl Fn(Request, SendStream) -> F + Send + Sync + 'static,
+    ) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let identity = Keypair::generate_ed25519();
+        let config = server::Config::default();
+        let tls = transport::server_config(&identity, &config).unwrap();
+        let socket = transport::socket((Ipv4Addr::LOCALHOST, 0).into(), 65536).unwrap();
+        let endpoint = transport::endpoint(socket, Some(tls)).unwrap();
+        let source = Source {
+            peer: identity.public().to_peer_id(),
+            addrs: vec![endpoint.local_addr().unwrap()],
+            seeder_score: Some(900),
+        };
+        let asked = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&asked);
+        let answer = Arc::new(answer);
+        let mut running = JoinSet::new();
+        running.spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Some(incoming) = endpoint.accept().await {
+                let counter = Arc::clone(&counter);
+                let answer = Arc::clone(&answer);
+                connections.spawn(async move {
+                    let Ok(connection) = incoming.await else { return };
+                    let mut streams = JoinSet::new();
+                    while let Ok((send, mut receive)) = connection.accept_bi().await {
+                        let request = read_request(&mut receive).await;
+                        counter.fetch_add(1, SeqCst);
+                        streams.spawn(answer(request, send));
+                    }
+                });
+            }
+        });
+        Self { source, asked, _running: running }
+    }
+
+    /// Requests that came.
+    pub(super) fn asked(&self) -> usize {
+        self.asked.load(SeqCst)
+    }
+}
+
+async fn read_request(receive: &mut RecvStream) -> Request {
+    read_frame(receive).await.unwrap()
+}
+
+/// A bare connection to a node, for saying what no viewer says.
+pub(super) async fn raw(node: &Node) -> quinn::Connection {
+    let endpoint = transport::dialling_endpoint(4 << 20).unwrap();
+    let identity = Keypair::generate_ed25519();
+    let config = transport::client_config(
+        &identity,
+        node.relay.peer_id(),
+        &crate::upstream::PoolConfig::default(),
+    );
+    endpoint.connect_with(config.unwrap(), node.addr, "x").unwrap().await.unwrap()
+}

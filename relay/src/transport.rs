@@ -1,0 +1,142 @@
+//! Sockets, TLS and QUIC settings, for both sides of a shard connection.
+//!
+//! Certificates carry the libp2p TLS extension, so a connection proves the `PeerId` of both ends.
+//! The crypto provider is named explicitly (aws-lc-rs, inside `libp2p_tls`), and session keys are
+//! never logged.
+
+use crate::{server, upstream, wire::ALPN};
+use libp2p::{PeerId, identity::Keypair};
+use quinn::{
+    Connection, Endpoint, EndpointConfig, IdleTimeout, TokioRuntime, TransportConfig, VarInt,
+    crypto::rustls::{QuicClientConfig, QuicServerConfig},
+};
+use socket2::{Domain, Protocol, Socket, Type};
+use std::{
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    sync::Arc,
+    time::Duration,
+};
+
+/// Why a TLS configuration could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// The certificate could not be made from the identity.
+    #[error("cannot make a certificate from the node's key")]
+    Certificate(#[from] libp2p_tls::certificate::GenError),
+    /// The provider lacks the suite that QUIC begins with.
+    #[error("the TLS library lacks the cipher suite that QUIC begins with")]
+    Suite(#[from] quinn::crypto::rustls::NoInitialCipherSuite),
+}
+
+/// What the server's endpoint needs.
+pub(crate) fn server_config(
+    identity: &Keypair,
+    config: &server::Config,
+) -> Result<quinn::ServerConfig, TlsError> {
+    let mut tls = libp2p_tls::make_server_config(identity)?;
+    tls.alpn_protocols = vec![ALPN.to_vec()];
+    tls.key_log = Arc::new(rustls::NoKeyLog {});
+    // Viewers make a new certificate for each connection and resume nothing.
+    tls.send_tls13_tickets = 0;
+    let crypto = QuicServerConfig::try_from(tls)?;
+    let mut quic = quinn::ServerConfig::with_crypto(Arc::new(crypto));
+    quic.transport_config(Arc::new(server_transport(config)))
+        // Connection attempts that wait for us: 1,024 of at most 64 KiB, together 16 MiB.
+        .max_incoming(1024)
+        .incoming_buffer_size(64 * 1024)
+        .incoming_buffer_size_total(16 * 1024 * 1024);
+    Ok(quic)
+}
+
+fn server_transport(config: &server::Config) -> TransportConfig {
+    let mut transport = TransportConfig::default();
+    transport
+        .max_concurrent_bidi_streams(VarInt::from_u32(config.max_streams))
+        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .datagram_receive_buffer_size(None)
+        // Requests are at most 4 KiB: 64 KiB a connection, so 2,048 connections hold 128 MiB of
+        // unread requests at most.
+        .stream_receive_window(VarInt::from_u32(8 * 1024))
+        .receive_window(VarInt::from_u32(64 * 1024))
+        // Unacknowledged bytes of one connection. They are slices of bodies that count against
+        // `server.body_memory` until acknowledged, so this bounds one viewer and not the whole.
+        .send_window(config.send_window)
+        .max_idle_timeout(idle(config.idle_timeout));
+    transport
+}
+
+/// What a connection to `peer` needs, as a viewer or as a relay.
+pub(crate) fn client_config(
+    identity: &Keypair,
+    peer: PeerId,
+    config: &upstream::PoolConfig,
+) -> Result<quinn::ClientConfig, TlsError> {
+    let mut tls = libp2p_tls::make_client_config(identity, Some(peer))?;
+    tls.alpn_protocols = vec![ALPN.to_vec()];
+    tls.key_log = Arc::new(rustls::NoKeyLog {});
+    tls.resumption = rustls::client::Resumption::disabled();
+    let crypto = QuicClientConfig::try_from(tls)?;
+    let mut quic = quinn::ClientConfig::new(Arc::new(crypto));
+    let mut transport = TransportConfig::default();
+    transport
+        .max_concurrent_bidi_streams(VarInt::from_u32(0))
+        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .datagram_receive_buffer_size(None)
+        // 4 MiB in flight a stream: 320 Mbit/s at 100 ms. Bytes pile up only while we do not read.
+        .stream_receive_window(VarInt::from_u32(4 * 1024 * 1024))
+        .receive_window(VarInt::from_u32(16 * 1024 * 1024))
+        .send_window(64 * 1024)
+        .max_idle_timeout(idle(config.idle_timeout));
+    quic.transport_config(Arc::new(transport));
+    Ok(quic)
+}
+
+/// Longer than QUIC can express means its longest.
+fn idle(timeout: Duration) -> Option<IdleTimeout> {
+    Some(IdleTimeout::try_from(timeout).unwrap_or_else(|_| VarInt::MAX.into()))
+}
+
+/// The name that TLS wants and nobody checks: the certificate proves a PeerId, not a name.
+pub(crate) const SERVER_NAME: &str = "nsn";
+
+/// A bound UDP socket with large buffers, as far as the system allows them.
+pub(crate) fn socket(addr: SocketAddr, buffer: usize) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
+    if addr.is_ipv6()
+        && let Err(error) = socket.set_only_v6(false)
+    {
+        tracing::debug!("{addr} is for IPv6 alone: {error}");
+    }
+    let grown =
+        socket.set_recv_buffer_size(buffer).and_then(|()| socket.set_send_buffer_size(buffer));
+    if let Err(error) = grown {
+        tracing::debug!("Socket buffers stay at the system's default: {error}");
+    }
+    socket.bind(&addr.into())?;
+    Ok(socket.into())
+}
+
+/// An endpoint on `socket`, for a server if `server` says so.
+pub(crate) fn endpoint(
+    socket: UdpSocket,
+    server: Option<quinn::ServerConfig>,
+) -> io::Result<Endpoint> {
+    Endpoint::new(EndpointConfig::default(), server, socket, Arc::new(TokioRuntime))
+}
+
+/// An endpoint that only dials: over IPv6 and IPv4 where the system has both.
+pub(crate) fn dialling_endpoint(buffer: usize) -> io::Result<Endpoint> {
+    let any_v6 = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0));
+    let any_v4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+    let socket = socket(any_v6, buffer).or_else(|_| socket(any_v4, buffer))?;
+    endpoint(socket, None)
+}
+
+/// The PeerId that the other end of a connection has proved.
+pub(crate) fn peer_of(connection: &Connection) -> Option<PeerId> {
+    let chain = connection.peer_identity()?;
+    let chain = chain.downcast::<Vec<rustls::pki_types::CertificateDer<'static>>>().ok()?;
+    let certificate = libp2p_tls::certificate::parse(chain.first()?).ok()?;
+    Some(certificate.peer_id())
+}

@@ -1,0 +1,189 @@
+//! What each pallet is told.
+
+use frame_support::{
+    derive_impl,
+    dispatch::DispatchClass,
+    parameter_types,
+    traits::{ConstBool, ConstU8, ConstU32, ConstU64, ConstU128, VariantCountOf},
+    weights::{
+        IdentityFee, Weight,
+        constants::{ParityDbWeight, WEIGHT_REF_TIME_PER_SECOND},
+    },
+};
+use frame_system::{
+    EnsureRoot,
+    limits::{BlockLength, BlockWeights},
+};
+use pallet_transaction_payment::{ConstFeeMultiplier, FungibleAdapter, Multiplier};
+use sp_consensus_aura::sr25519::AuthorityId as AuraId;
+use sp_runtime::{
+    Perbill,
+    traits::{Convert, One, OpaqueKeys},
+};
+use sp_version::RuntimeVersion;
+
+use crate::{
+    AccountId, Aura, Balance, Balances, Block, BlockNumber, EXISTENTIAL_DEPOSIT, Hash, Nonce,
+    PalletInfo, Runtime, RuntimeCall, RuntimeEvent, RuntimeFreezeReason, RuntimeHoldReason,
+    RuntimeOrigin, RuntimeTask, SESSION_LENGTH, SLOT_DURATION_MS, SessionKeys, System, UNIT,
+    VERSION, Validators,
+};
+
+/// The most validators. It bounds every list of them, in consensus and in reports.
+const MAX_VALIDATORS: u32 = 256;
+
+/// Sessions for which a misbehaviour can still be proved: a week of ten-minute sessions.
+const KEPT_SESSIONS: u32 = 7 * 24 * 6;
+
+/// The share of a block that ordinary transactions may fill; the rest is for operational ones.
+const NORMAL_RATIO: Perbill = Perbill::from_percent(75);
+
+parameter_types! {
+    /// Block hashes kept in the state: transactions are mortal for at most so many blocks.
+    pub const BlockHashCount: BlockNumber = 2_400;
+    pub const Version: RuntimeVersion = VERSION;
+    /// One second of execution in three seconds of block time.
+    pub Weights: BlockWeights = BlockWeights::with_sensible_defaults(
+        Weight::from_parts(WEIGHT_REF_TIME_PER_SECOND, u64::MAX),
+        NORMAL_RATIO,
+    );
+    /// 5 MiB.
+    pub Length: BlockLength = BlockLength::builder()
+        .max_length(5 * 1024 * 1024)
+        .modify_max_length_for_class(DispatchClass::Normal, |max| *max = NORMAL_RATIO * *max)
+        .build();
+    /// The generic Substrate prefix of addresses.
+    pub const AddressPrefix: u8 = 42;
+    pub FeeMultiplier: Multiplier = Multiplier::one();
+}
+
+#[derive_impl(frame_system::config_preludes::SolochainDefaultConfig)]
+impl frame_system::Config for Runtime {
+    type AccountData = pallet_balances::AccountData<Balance>;
+    type AccountId = AccountId;
+    type Block = Block;
+    type BlockHashCount = BlockHashCount;
+    type BlockLength = Length;
+    type BlockWeights = Weights;
+    type DbWeight = ParityDbWeight;
+    type Hash = Hash;
+    type MaxConsumers = ConstU32<16>;
+    type Nonce = Nonce;
+    type SS58Prefix = AddressPrefix;
+    type Version = Version;
+}
+
+impl pallet_timestamp::Config for Runtime {
+    type MinimumPeriod = ConstU64<{ SLOT_DURATION_MS / 2 }>;
+    type Moment = u64;
+    type OnTimestampSet = Aura;
+    type WeightInfo = ();
+}
+
+impl pallet_aura::Config for Runtime {
+    type AllowMultipleBlocksPerSlot = ConstBool<false>;
+    type AuthorityId = AuraId;
+    type DisabledValidators = ();
+    type MaxAuthorities = ConstU32<MAX_VALIDATORS>;
+    type SlotDuration = ConstU64<SLOT_DURATION_MS>;
+}
+
+impl pallet_grandpa::Config for Runtime {
+    // Equivocations are not acted upon yet; the historical sessions that would prove them are kept.
+    type EquivocationReportSystem = ();
+    type KeyOwnerProof = sp_core::Void;
+    type MaxAuthorities = ConstU32<MAX_VALIDATORS>;
+    type MaxNominators = ConstU32<0>;
+    // A set lasts at least a session.
+    type MaxSetIdSessionEntries = ConstU64<{ KEPT_SESSIONS as u64 }>;
+    type RuntimeEvent = RuntimeEvent;
+    type WeightInfo = ();
+}
+
+impl pallet_balances::Config for Runtime {
+    type AccountStore = System;
+    type Balance = Balance;
+    type DoneSlashHandler = ();
+    type DustRemoval = ();
+    type ExistentialDeposit = ConstU128<EXISTENTIAL_DEPOSIT>;
+    type FreezeIdentifier = RuntimeFreezeReason;
+    type MaxFreezes = VariantCountOf<RuntimeFreezeReason>;
+    type MaxLocks = ConstU32<50>;
+    type MaxReserves = ();
+    type ReserveIdentifier = [u8; 8];
+    type RuntimeEvent = RuntimeEvent;
+    type RuntimeFreezeReason = RuntimeFreezeReason;
+    type RuntimeHoldReason = RuntimeHoldReason;
+    type WeightInfo = pallet_balances::weights::SubstrateWeight<Runtime>;
+}
+
+impl pallet_transaction_payment::Config for Runtime {
+    type FeeMultiplierUpdate = ConstFeeMultiplier<FeeMultiplier>;
+    type LengthToFee = IdentityFee<Balance>;
+    type OnChargeTransaction = FungibleAdapter<Balances, ()>;
+    type OperationalFeeMultiplier = ConstU8<5>;
+    type RuntimeEvent = RuntimeEvent;
+    type WeightInfo = pallet_transaction_payment::weights::SubstrateWeight<Runtime>;
+    type WeightToFee = IdentityFee<Balance>;
+}
+
+impl pallet_sudo::Config for Runtime {
+    type RuntimeCall = RuntimeCall;
+    type RuntimeEvent = RuntimeEvent;
+    type WeightInfo = pallet_sudo::weights::SubstrateWeight<Runtime>;
+}
+
+impl pallet_authorship::Config for Runtime {
+    type EventHandler = ();
+    type FindAuthor = pallet_session::FindAccountFromAuthorIndex<Runtime, Aura>;
+}
+
+impl pallet_validators::Config for Runtime {
+    type AdminOrigin = EnsureRoot<AccountId>;
+    type DefaultSessionLength = ConstU32<SESSION_LENGTH>;
+    type KeptSessions = ConstU32<KEPT_SESSIONS>;
+    type MaxValidators = ConstU32<MAX_VALIDATORS>;
+    type WeightInfo = pallet_validators::weights::SubstrateWeight<Runtime>;
+}
+
+/// Sessions end after a fixed number of blocks.
+type Periodic = pallet_session::PeriodicSessions<pallet_validators::Length<Runtime>, ConstU32<0>>;
+
+impl pallet_session::Config for Runtime {
+    type Currency = Balances;
+    type DisablingStrategy = ();
+    // Setting keys writes about 600 bytes of state for as long as the account likes.
+    type KeyDeposit = ConstU128<UNIT>;
+    type Keys = SessionKeys;
+    type NextSessionRotation = Periodic;
+    type RuntimeEvent = RuntimeEvent;
+    type SessionHandler = <SessionKeys as OpaqueKeys>::KeyTypeIdProviders;
+    type SessionManager = pallet_session::historical::NoteHistoricalRoot<Runtime, Validators>;
+    type ShouldEndSession = Periodic;
+    type ValidatorId = AccountId;
+    type ValidatorIdOf = sp_runtime::traits::ConvertInto;
+    type WeightInfo = pallet_session::weights::SubstrateWeight<Runtime>;
+}
+
+/// A validator is identified by its account; nobody stands behind it with a stake.
+pub struct NoStake;
+
+impl Convert<AccountId, Option<()>> for NoStake {
+    fn convert(_: AccountId) -> Option<()> {
+        Some(())
+    }
+}
+
+impl pallet_session::historical::Config for Runtime {
+    type FullIdentification = ();
+    type FullIdentificationOf = NoStake;
+    type RuntimeEvent = RuntimeEvent;
+}
+
+impl pallet_reputation::Config for Runtime {
+    type MaxKeysPerAccount = ConstU32<16>;
+    type MaxRecordEntries = ConstU32<256>;
+    type MaxReporters = ConstU32<MAX_VALIDATORS>;
+    type RecordOrigin = EnsureRoot<AccountId>;
+    type WeightInfo = pallet_reputation::weights::SubstrateWeight<Runtime>;
+}
