@@ -11,7 +11,12 @@ pub type ChainSpec = sc_service::GenericChainSpec;
 /// # Errors
 /// When the runtime was built without its wasm (`SKIP_WASM_BUILD`).
 pub fn development() -> Result<ChainSpec, String> {
-    preset("NSN Development", "nsn_dev", ChainType::Development, sp_genesis_builder::DEV_RUNTIME_PRESET)
+    preset(
+        "NSN Development",
+        "nsn_dev",
+        ChainType::Development,
+        sp_genesis_builder::DEV_RUNTIME_PRESET,
+    )
 }
 
 /// Two validators, Alice and Bob.

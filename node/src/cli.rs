@@ -173,9 +173,11 @@ impl SubstrateCli for Cli {
         Ok(Box::new(match id {
             "dev" => chain_spec::development()?,
             "" | "local" => chain_spec::local()?,
-            path => chain_spec::ChainSpec::from_json_file(PathBuf::from(path)).map_err(|error| {
-                format!("{error} ({path:?} is neither dev nor local, so it was read as a file)")
-            })?,
+            path => {
+                chain_spec::ChainSpec::from_json_file(PathBuf::from(path)).map_err(|error| {
+                    format!("{error} ({path:?} is neither dev nor local, so it was read as a file)")
+                })?
+            }
         }))
     }
 }

@@ -19,23 +19,17 @@ pub fn run() -> sc_cli::Result<()> {
         None => run_node(&cli),
         Some(Subcommand::Content(command)) => client::run(command.run()),
         Some(Subcommand::Peer(command)) => command.run().map_err(application),
-        Some(Subcommand::Config(command)) => {
-            client::print_config(command).map_err(application)
-        }
+        Some(Subcommand::Config(command)) => client::print_config(command).map_err(application),
         Some(Subcommand::Key(command)) => command.run(&cli),
         #[allow(deprecated, reason = "zombienet calls it by this name")]
-        Some(Subcommand::BuildSpec(command)) => {
-            cli.create_runner(command)?.sync_run(|config| command.run(config.chain_spec, config.network))
-        }
-        Some(Subcommand::ExportChainSpec(command)) => {
-            command.run(cli.load_spec(&command.chain)?)
-        }
-        Some(Subcommand::CheckBlock(command)) => {
-            cli.create_runner(command)?.async_run(|config| {
-                let Parts { client, task_manager, import_queue, .. } = service::partial(&config)?;
-                Ok((command.run(client, import_queue), task_manager))
-            })
-        }
+        Some(Subcommand::BuildSpec(command)) => cli
+            .create_runner(command)?
+            .sync_run(|config| command.run(config.chain_spec, config.network)),
+        Some(Subcommand::ExportChainSpec(command)) => command.run(cli.load_spec(&command.chain)?),
+        Some(Subcommand::CheckBlock(command)) => cli.create_runner(command)?.async_run(|config| {
+            let Parts { client, task_manager, import_queue, .. } = service::partial(&config)?;
+            Ok((command.run(client, import_queue), task_manager))
+        }),
         Some(Subcommand::ExportBlocks(command)) => {
             cli.create_runner(command)?.async_run(|config| {
                 let Parts { client, task_manager, .. } = service::partial(&config)?;
@@ -48,12 +42,10 @@ pub fn run() -> sc_cli::Result<()> {
                 Ok((command.run(client, import_queue), task_manager))
             })
         }
-        Some(Subcommand::ExportState(command)) => {
-            cli.create_runner(command)?.async_run(|config| {
-                let Parts { client, task_manager, .. } = service::partial(&config)?;
-                Ok((command.run(client, config.chain_spec), task_manager))
-            })
-        }
+        Some(Subcommand::ExportState(command)) => cli.create_runner(command)?.async_run(|config| {
+            let Parts { client, task_manager, .. } = service::partial(&config)?;
+            Ok((command.run(client, config.chain_spec), task_manager))
+        }),
         Some(Subcommand::PurgeChain(command)) => {
             cli.create_runner(command)?.sync_run(|config| command.run(config.database))
         }

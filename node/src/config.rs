@@ -151,7 +151,9 @@ impl Effective {
     pub fn check_for(&self, chain: &dyn ChainSpec) -> Result<(), Error> {
         let for_tests = matches!(chain.chain_type(), ChainType::Development | ChainType::Local);
         if self.fault.is_some() && !for_tests {
-            return Err(Error::Invalid("--test-panic works on development and local chains only".into()));
+            return Err(Error::Invalid(
+                "--test-panic works on development and local chains only".into(),
+            ));
         }
         Ok(())
     }
@@ -207,7 +209,9 @@ fn replace<T: Clone>(setting: &mut Vec<T>, arguments: &[T]) {
 /// A sentence that says what is taken.
 pub fn parse_size(text: &str) -> Result<u64, String> {
     let wrong = || {
-        format!("{text:?} is no size: give bytes, or a number with KB, MB, GB, TB, KiB, MiB, GiB or TiB")
+        format!(
+            "{text:?} is no size: give bytes, or a number with KB, MB, GB, TB, KiB, MiB, GiB or TiB"
+        )
     };
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     let (number, unit) = text.split_at_checked(digits).ok_or_else(wrong)?;
@@ -268,7 +272,8 @@ mod tests {
 
     #[test]
     fn command_line_over_file_over_defaults() {
-        let file = "relay = true\nregion = \"eu-west\"\n[shards.server]\nlisten_addr = \"127.0.0.1:1\"\n";
+        let file =
+            "relay = true\nregion = \"eu-west\"\n[shards.server]\nlisten_addr = \"127.0.0.1:1\"\n";
         let effective = with_file(
             file,
             NsnArgs { region: Some("asia".into()), super_node: true, ..Default::default() },
@@ -283,11 +288,9 @@ mod tests {
 
     #[test]
     fn what_config_prints_is_what_the_file_takes() {
-        let effective = Effective::resolve(&NsnArgs {
-            region: Some("eu".into()),
-            ..Default::default()
-        })
-        .unwrap();
+        let effective =
+            Effective::resolve(&NsnArgs { region: Some("eu".into()), ..Default::default() })
+                .unwrap();
         let again = with_file(&effective.to_toml().unwrap(), NsnArgs::default()).unwrap();
         assert_eq!(again.to_json().unwrap(), effective.to_json().unwrap());
     }

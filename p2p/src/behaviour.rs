@@ -43,9 +43,11 @@ impl Behaviour {
                 .with_agent_version(config.agent.clone())
                 .with_push_listen_addr_updates(true)
                 .with_cache_size(0);
+        // A convenience of dev chains; a machine without multicast still has its bootnodes.
         let mdns = if config.bootstrap.mdns {
-            let mdns = mdns::tokio::Behaviour::new(mdns::Config::default(), local);
-            Some(mdns.map_err(|source| RunError::Setup { what: "mDNS", source: source.into() })?)
+            mdns::tokio::Behaviour::new(mdns::Config::default(), local)
+                .inspect_err(|error| tracing::warn!(%error, "no mDNS: peers of the local network are not found by themselves"))
+                .ok()
         } else {
             None
         };

@@ -325,6 +325,9 @@ impl Running {
         for opts in self.bootstrap.due(self.peers.connected_count(), connected, now) {
             self.dial(opts);
         }
+        if self.bootstrap.ask_due(self.peers.connected_count(), now) {
+            self.dht.look_around(&mut self.swarm.behaviour_mut().kad);
+        }
     }
 
     fn apply_scores(&mut self) {

@@ -37,7 +37,7 @@ pub enum RunError {
         /// What the system or the transport said.
         source: io::Error,
     },
-    /// Transport, gossip or mDNS could not be set up.
+    /// Transport or gossip could not be set up.
     #[error("the overlay cannot set up {what}: {source}")]
     Setup {
         /// What was being set up.

@@ -30,7 +30,7 @@ impl Config {
     /// Names the first that is not.
     pub fn validate(&self) -> Result<(), BuildError> {
         let shard = u64::from(crate::content::MAX_BLOB_LEN);
-        let rules: [(&'static str, u64, bool, &'static str); 15] = [
+        let rules: [(&'static str, u64, bool, &'static str); 16] = [
             positive("server.max_connections", self.server.max_connections),
             positive("server.max_requests", self.server.max_requests),
             positive("server.max_streams", self.server.max_streams),
@@ -39,6 +39,7 @@ impl Config {
             positive("store.parallel", self.store.parallel),
             positive("store.origin_blobs", self.store.origin_blobs),
             positive("cache.max_entries", self.cache.max_entries),
+            positive("cache.writers", self.cache.writers),
             least("cache.capacity", self.cache.capacity, shard),
             positive("fill.parallel", self.fill.parallel),
             least("upstream.memory", self.upstream.memory, shard),

@@ -1,16 +1,18 @@
 //! Fills: one fetch of a blob however many wait for it, and none of them owns it.
 //!
-//! Whoever misses a blob [joins](Fills::join) its fill. The fill is a task of the [`Runner`], so it
+//! Whoever misses a blob joins (`Fills::join`) its fill. The fill is a task of the `Runner`, so it
 //! goes on when every viewer has left, and what it fetched is in the cache for the next. Those who
-//! wait see an [`Outcome`] and nothing in between: verified bytes, or a failure with its reason.
+//! wait see an `Outcome` and nothing in between: verified bytes, or a failure with its reason.
 //! A fill stays joinable until its blob is in the cache, so a blob is never fetched twice in a row
-//! for want of a moment.
+//! for want of a moment. Only the fetching counts against the bound of fills: when the disk is
+//! slower than the network, blobs that wait to be written fill up `upstream.memory`, which slows
+//! the fetching down and refuses nobody.
 
 use crate::{
     announce::Announcer,
     cache::Cache,
     content::{BlobId, ShardId},
-    metrics::Metrics,
+    metrics::{Metrics, count_and_log},
     sync::lock,
     upstream::{FetchError, Fetched, Record, Upstream},
 };
@@ -34,8 +36,8 @@ use tokio_util::sync::CancellationToken;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Fills at a time; a miss beyond that is told to come back. Default 64. Their bytes are
-    /// bounded by `upstream.memory`.
+    /// Blobs fetched at a time; a miss beyond that is told to come back. Default 64. Their bytes,
+    /// and those that wait to be written, are bounded by `upstream.memory`.
     pub parallel: usize,
     /// A blob that nobody held is not looked for again for this long. Default 2 s.
     #[serde(with = "humantime_serde")]
@@ -96,13 +98,16 @@ pub(crate) struct Fills(Arc<Shared>);
 struct Shared {
     state: Mutex<State>,
     parallel: usize,
-    /// Holds as many as there may be fills, so there is always a place for one that was counted.
+    /// Holds as many as may be fetched at a time, so there is always a place for one that was counted.
     jobs: mpsc::Sender<Job>,
 }
 
 struct State {
-    /// At most `parallel` entries.
+    /// At most `parallel` that are being fetched, and those that wait to be written, each of which
+    /// takes at least 16 KiB of `upstream.memory`: 16,384 at its default, with their tasks 32 MiB.
     active: HashMap<BlobId, watch::Receiver<Outcome>>,
+    /// How many of them are being fetched.
+    fetching: usize,
     absent: Absent,
     closed: bool,
 }
@@ -142,7 +147,7 @@ pub(crate) fn build(config: &Config) -> (Fills, Runner) {
     let (jobs, queue) = mpsc::channel(parallel);
     let table = NonZeroUsize::new(config.absent_table).unwrap_or(NonZeroUsize::MIN);
     let absent = Absent { ttl: config.absent_for, until: LruCache::sparse(table) };
-    let state = Mutex::new(State { active: HashMap::new(), absent, closed: false });
+    let state = Mutex::new(State { active: HashMap::new(), fetching: 0, absent, closed: false });
     let fills = Fills(Arc::new(Shared { state, parallel, jobs }));
     (fills.clone(), Runner { fills, queue, config: config.clone() })
 }
@@ -160,7 +165,7 @@ impl Fills {
         if state.absent.contains(id, now) {
             return Joined::Absent;
         }
-        if state.active.len() >= self.0.parallel {
+        if state.fetching >= self.0.parallel {
             return Joined::Full;
         }
         let (outcome, receiver) = watch::channel(Outcome::Pending);
@@ -168,6 +173,7 @@ impl Fills {
             return Joined::Full;
         }
         state.active.insert(id, receiver.clone());
+        state.fetching += 1;
         Joined::Fill(receiver)
     }
 
@@ -176,7 +182,7 @@ impl Fills {
         lock(&self.0.state).closed
     }
 
-    /// Fills that are going on.
+    /// Fills that are going on, those that wait to be written included.
     pub(crate) fn in_flight(&self) -> usize {
         lock(&self.0.state).active.len()
     }
@@ -206,7 +212,7 @@ impl Runner {
             tokio::select! {
                 () = stop.cancelled() => break,
                 Some(job) = self.queue.recv() => {
-                    let active = Active { fills: self.fills.clone(), job };
+                    let active = Active::new(self.fills.clone(), job);
                     running.spawn(fill(active, Arc::clone(&deps), self.config.announce));
                 }
                 // A panic in a fill has been reported by the panic hook, and the fill's guard has
@@ -217,7 +223,7 @@ impl Runner {
         lock(&self.fills.0.state).closed = true;
         self.queue.close();
         while let Some(job) = self.queue.recv().await {
-            drop(Active { fills: self.fills.clone(), job });
+            drop(Active::new(self.fills.clone(), job));
         }
         let finish = async { while running.join_next().await.is_some() {} };
         if timeout(self.config.drain_timeout, finish).await.is_err() {
@@ -233,9 +239,23 @@ impl Runner {
 struct Active {
     fills: Fills,
     job: Job,
+    fetching: bool,
 }
 
 impl Active {
+    fn new(fills: Fills, job: Job) -> Self {
+        Self { fills, job, fetching: true }
+    }
+
+    /// From here on it only waits to be written.
+    fn fetched(&mut self, bytes: Bytes) {
+        self.tell(Outcome::Verified(bytes));
+        if std::mem::take(&mut self.fetching) {
+            let mut state = lock(&self.fills.0.state);
+            state.fetching = state.fetching.saturating_sub(1);
+        }
+    }
+
     fn tell(&self, outcome: Outcome) {
         self.job.outcome.send_replace(outcome);
     }
@@ -243,7 +263,11 @@ impl Active {
 
 impl Drop for Active {
     fn drop(&mut self) {
-        lock(&self.fills.0.state).active.remove(&self.job.id);
+        {
+            let mut state = lock(&self.fills.0.state);
+            state.active.remove(&self.job.id);
+            state.fetching = state.fetching.saturating_sub(usize::from(self.fetching));
+        }
         self.job.outcome.send_if_modified(|outcome| {
             let unfinished = matches!(outcome, Outcome::Pending);
             if unfinished {
@@ -254,7 +278,7 @@ impl Drop for Active {
     }
 }
 
-async fn fill(active: Active, deps: Arc<Deps>, announce: bool) {
+async fn fill(mut active: Active, deps: Arc<Deps>, announce: bool) {
     let id = active.job.id;
     // Whoever started this fill may have looked into the cache just before the last one was done.
     if let Some(bytes) = deps.cache.read(id).await {
@@ -271,7 +295,7 @@ async fn fill(active: Active, deps: Arc<Deps>, announce: bool) {
             return;
         }
     };
-    active.tell(Outcome::Verified(bytes.clone()));
+    active.fetched(bytes.clone());
     match deps.cache.admit(id, bytes).await {
         Ok(evicted) if announce => {
             for victim in evicted {
@@ -283,8 +307,9 @@ async fn fill(active: Active, deps: Arc<Deps>, announce: bool) {
         }
         Ok(_) => {}
         Err(error) => {
-            deps.metrics.cache_write_failures_total.inc();
-            tracing::warn!("{id} is served but not cached: {error}");
+            if count_and_log(&deps.metrics.cache_write_failures_total) {
+                tracing::warn!("{id} is served but not cached: {error}");
+            }
         }
     }
     drop(room);
@@ -321,7 +346,7 @@ mod tests {
         let (fills, mut runner) = build(&config());
         let Joined::Fill(outcome) = fills.join(id(1), Instant::now()) else { panic!() };
         let job = runner.queue.try_recv().unwrap();
-        drop(Active { fills: fills.clone(), job });
+        drop(Active::new(fills.clone(), job));
         assert!(matches!(*outcome.borrow(), Outcome::Failed(FillError::Stopped)));
         assert_eq!(fills.in_flight(), 0);
     }

@@ -118,6 +118,13 @@ impl Metrics {
     }
 }
 
+/// Counts, and says whether this one is worth a line in the log: the first, the second, the fourth,
+/// the eighth. What a peer or a full disk causes again and again must not fill the log.
+pub(crate) fn count_and_log(counter: &Counter<U64>) -> bool {
+    counter.inc();
+    counter.get().is_power_of_two()
+}
+
 struct Make<'a>(Option<&'a Registry>);
 
 impl Make<'_> {

@@ -20,10 +20,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
 use super::{Error, print_line, progress::Bar};
-use crate::{
-    offchain::publish::Published,
-    rpc::content::Kept,
-};
+use crate::{offchain::publish::Published, rpc::content::Kept};
 
 /// How often the node is asked how far it is.
 const POLL: Duration = Duration::from_millis(200);
@@ -148,7 +145,8 @@ impl Publish {
         let staged = Staged::put(&self.file, &inbox)?;
 
         let mut bar = Bar::new("publishing", 0, self.json);
-        let call = rpc.call::<Published>("content_v1_publish", rpc_params![&staged.name, &self.media_type]);
+        let call = rpc
+            .call::<Published>("content_v1_publish", rpc_params![&staged.name, &self.media_type]);
         tokio::pin!(call);
         let published = loop {
             tokio::select! {
@@ -209,11 +207,12 @@ impl Staged {
             )));
         }
         let original = file.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
-        // The process id keeps two publications of files with one name apart; the end of a long
-        // name is kept, for its extension.
-        let tail: String =
-            original.chars().rev().take(100).collect::<Vec<_>>().into_iter().rev().collect();
-        let name = format!("{}-{}", std::process::id(), tail);
+        // The name is kept, since lists show it, unless another publication of a file of that name
+        // is under way, or the name is one that the inbox hides.
+        let mut name = original.trim_start_matches('.').to_owned();
+        if name.is_empty() || inbox.join(&name).exists() {
+            name = format!("{}-{name}", std::process::id());
+        }
         let path = inbox.join(&name);
         // On the same file system a second name costs nothing; otherwise the bytes are copied.
         if fs::hard_link(&file, &path).is_err() {

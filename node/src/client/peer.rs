@@ -60,7 +60,9 @@ impl BindProof {
         } else {
             print_line(format_args!("key    0x{key}"))?;
             print_line(format_args!("proof  0x{proof}"))?;
-            print_line("submit reputation.bindPeer(key, proof) from the account; nothing secret is in them")?;
+            print_line(
+                "submit reputation.bindPeer(key, proof) from the account; nothing secret is in them",
+            )?;
         }
         Ok(())
     }
@@ -86,6 +88,8 @@ fn hash(text: &str) -> Result<[u8; 32], Error> {
         .ok()
         .and_then(|bytes| bytes.try_into().ok())
         .ok_or_else(|| {
-            Error::Argument(format!("--genesis {text:?} is no hash: it must be 64 hexadecimal digits"))
+            Error::Argument(format!(
+                "--genesis {text:?} is no hash: it must be 64 hexadecimal digits"
+            ))
         })
 }

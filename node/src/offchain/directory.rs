@@ -63,7 +63,8 @@ impl Directory {
         limit: usize,
     ) -> Result<Vec<Provider>, DirectoryError> {
         let overlay = self.overlay()?;
-        let found = overlay.dht.find_providers(content_key(content), limit).await.map_err(failed)?;
+        let found =
+            overlay.dht.find_providers(content_key(content), limit).await.map_err(failed)?;
         Ok(self.with_records(&overlay, found).await)
     }
 
@@ -205,7 +206,9 @@ mod tests {
             let socket: SocketAddr = text.parse().unwrap();
             assert_eq!(socket_addr(&shard_multiaddr(socket)), Some(socket));
         }
-        for other in ["/ip4/1.2.3.4/tcp/9003", "/dns/example.org/udp/1/quic-v1", "/ip4/1.2.3.4/udp/1"] {
+        for other in
+            ["/ip4/1.2.3.4/tcp/9003", "/dns/example.org/udp/1/quic-v1", "/ip4/1.2.3.4/udp/1"]
+        {
             assert_eq!(socket_addr(&other.parse().unwrap()), None, "{other}");
         }
     }

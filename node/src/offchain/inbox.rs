@@ -30,7 +30,9 @@ pub enum Error {
         inbox: PathBuf,
     },
     /// A link, folder, pipe or device.
-    #[error("{0:?} in the inbox is not a regular file (links are not followed): put the file itself there")]
+    #[error(
+        "{0:?} in the inbox is not a regular file (links are not followed): put the file itself there"
+    )]
     NotAFile(String),
     /// The operating system refused.
     #[error("{name:?} in the inbox cannot be read: {source}")]
@@ -116,7 +118,9 @@ mod tests {
         let (dir, inbox) = inbox();
         fs::write(dir.path().join("secret"), b"x").unwrap();
         let absolute = dir.path().join("secret");
-        for name in ["../secret", "./a", "a/b", "/etc/passwd", "", ".", "..", ".hidden", "a/", "a\0b"] {
+        for name in
+            ["../secret", "./a", "a/b", "/etc/passwd", "", ".", "..", ".hidden", "a/", "a\0b"]
+        {
             assert!(matches!(inbox.find(name), Err(Error::Name(_))), "{name:?}");
         }
         assert!(matches!(inbox.find(absolute.to_str().unwrap()), Err(Error::Name(_))));

@@ -169,8 +169,11 @@ pub fn start(params: Params<'_>) -> Result<Offchain, StartError> {
     let mdns_allowed =
         matches!(network.transport, TransportConfig::Normal { enable_mdns: true, .. });
     let mut overlay_config = settings.overlay.clone();
+    let mut shard_config = settings.shards.clone();
     if for_tests {
         overlay_config.address_policy = nsn_p2p::AddressPolicy::Any;
+        // There, all peers share one IP.
+        shard_config.server.connections_per_second_per_source = 0;
     }
     overlay_config.bootstrap.mdns |= chain_type == ChainType::Development && mdns_allowed;
 
@@ -185,12 +188,10 @@ pub fn start(params: Params<'_>) -> Result<Offchain, StartError> {
     let overlay = Slot::empty();
     let relay = Slot::empty();
     let announcements = Announcements::default();
-    let directory =
-        Directory::new(overlay.clone(), chain.clone(), overlay_config.address_policy);
+    let directory = Directory::new(overlay.clone(), chain.clone(), overlay_config.address_policy);
 
     let threads = runtime::Threads::new(settings.service_threads)?;
-    let publisher =
-        Publisher::new(inbox, relay.clone(), overlay.clone(), threads.handle());
+    let publisher = Publisher::new(inbox, relay.clone(), overlay.clone(), threads.handle());
     let services = Services {
         chain_driver,
         policy,
@@ -203,7 +204,7 @@ pub fn start(params: Params<'_>) -> Result<Offchain, StartError> {
             slot: overlay.clone(),
         }),
         relay: (settings.super_node || settings.relay).then(|| relay::Service {
-            config: settings.shards.clone(),
+            config: shard_config,
             secret,
             origin_dir: settings.super_node.then(|| base_path.join("shards")),
             cache_dir: settings.relay.then(|| base_path.join("relay")),

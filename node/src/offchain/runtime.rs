@@ -24,7 +24,7 @@ const GRACE: Duration = Duration::from_secs(5);
 pub struct StartError(#[from] std::io::Error);
 
 /// Stops the services when dropped, and waits until they have drained.
-pub struct Guard {
+pub(super) struct Guard {
     shutdown: CancellationToken,
     finished: Receiver<()>,
     limit: Duration,
@@ -46,14 +46,14 @@ impl Drop for Guard {
 }
 
 /// The services' threads, not yet running anything.
-pub struct Threads(tokio::runtime::Runtime);
+pub(super) struct Threads(tokio::runtime::Runtime);
 
 impl Threads {
     /// Starts `count` worker threads.
     ///
     /// # Errors
     /// When the operating system gives no threads.
-    pub fn new(count: usize) -> Result<Self, StartError> {
+    pub(super) fn new(count: usize) -> Result<Self, StartError> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(count.max(1))
             .thread_name("nsn-services")
@@ -64,7 +64,7 @@ impl Threads {
     }
 
     /// For what others want done on these threads.
-    pub fn handle(&self) -> tokio::runtime::Handle {
+    pub(super) fn handle(&self) -> tokio::runtime::Handle {
         self.0.handle().clone()
     }
 
@@ -73,7 +73,7 @@ impl Threads {
     ///
     /// # Errors
     /// When the operating system gives no thread.
-    pub fn run(
+    pub(super) fn run(
         self,
         limit: Duration,
         shutdown: CancellationToken,

@@ -3,16 +3,14 @@
 
 use std::{any::Any, future::Future, panic::AssertUnwindSafe, pin::Pin, time::Duration};
 
-use prometheus_endpoint::{
-    CounterVec, GaugeVec, Opts, PrometheusError, Registry, U64, register,
-};
+use prometheus_endpoint::{CounterVec, GaugeVec, Opts, PrometheusError, Registry, U64, register};
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::ServiceFailure;
 
 /// Default of [`Policy::first_pause`].
-pub const FIRST_PAUSE: Duration = Duration::from_secs(1);
+pub(super) const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// Longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// A run that lasted this long counts as healthy: the next failure pauses the first length again.
@@ -50,13 +48,13 @@ impl<H: Clone> Slot<H> {
 }
 
 /// A service's driver, running.
-pub type Running = Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send>>;
+pub(super) type Running = Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send>>;
 /// Any error of any service.
-pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Supervisor metrics, `nsn_service_*`.
 #[derive(Clone)]
-pub struct Metrics {
+pub(super) struct Metrics {
     up: GaugeVec<U64>,
     failures: CounterVec<U64>,
 }
@@ -66,13 +64,16 @@ impl Metrics {
     ///
     /// # Errors
     /// When a name is already taken in `registry`.
-    pub fn register(registry: &Registry) -> Result<Self, PrometheusError> {
+    pub(super) fn register(registry: &Registry) -> Result<Self, PrometheusError> {
         let up = GaugeVec::new(
             Opts::new("nsn_service_up", "1 while the off-chain service runs"),
             &["service"],
         )?;
         let failures = CounterVec::new(
-            Opts::new("nsn_service_failures_total", "Ends of an off-chain service that nobody asked for"),
+            Opts::new(
+                "nsn_service_failures_total",
+                "Ends of an off-chain service that nobody asked for",
+            ),
             &["service", "reason"],
         )?;
         Ok(Self { up: register(up, registry)?, failures: register(failures, registry)? })
@@ -81,15 +82,15 @@ impl Metrics {
 
 /// How a supervised service is kept.
 #[derive(Clone)]
-pub struct Policy {
+pub(super) struct Policy {
     /// Whether a failure is survived or ends the node.
-    pub on_failure: ServiceFailure,
+    pub(super) on_failure: ServiceFailure,
     /// Told once when `on_failure` says that the node must end.
-    pub fatal: CancellationToken,
+    pub(super) fatal: CancellationToken,
     /// Where failures are counted.
-    pub metrics: Metrics,
+    pub(super) metrics: Metrics,
     /// Pause after the first failure; it doubles with each further one, up to [`LONGEST_PAUSE`].
-    pub first_pause: Duration,
+    pub(super) first_pause: Duration,
 }
 
 /// The pause after `failures` failures in a row.
@@ -100,7 +101,7 @@ fn pause(first: Duration, failures: u32) -> Duration {
 
 /// Runs the service `name` until `shutdown`. `build` makes the handle and the future of its driver;
 /// `slot` holds the handle while the driver runs.
-pub async fn supervise<H: Clone>(
+pub(super) async fn supervise<H: Clone>(
     name: &'static str,
     policy: Policy,
     slot: Slot<H>,

@@ -80,7 +80,9 @@ impl Wiring {
         let mut overlays = self.overlay.watch();
         loop {
             let overlay = overlays.borrow_and_update().clone();
-            if let Some(Ok(mut video)) = overlay.map(|overlay| overlay.gossip.subscribe(Topic::Video)) {
+            if let Some(Ok(mut video)) =
+                overlay.map(|overlay| overlay.gossip.subscribe(Topic::Video))
+            {
                 while let Some(message) = video.recv().await {
                     self.announcements.take(&message);
                 }

@@ -6,11 +6,7 @@ use sc_rpc_api::check_if_safe;
 use serde::{Deserialize, Serialize};
 
 use super::{bad_argument, down, failed};
-use crate::offchain::{
-    Handles,
-    announcements::Announced,
-    publish::Published,
-};
+use crate::offchain::{Handles, announcements::Announced, publish::Published};
 
 /// Most providers that one call answers with.
 const MAX_PROVIDERS: usize = 20;

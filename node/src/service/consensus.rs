@@ -114,9 +114,7 @@ pub(super) fn spawn(params: Params<'_>) -> Result<(), ServiceError> {
                 select_chain,
                 block_import: grandpa_import,
                 proposer_factory,
-                create_inherent_data_providers: move |_, ()| async move {
-                    Ok(inherents(slot_duration))
-                },
+                create_inherent_data_providers: move |_, ()| async move { Ok(inherents(slot_duration)) },
                 force_authoring: authoring.force,
                 backoff_authoring_blocks: None::<()>,
                 keystore: keystore.clone(),

@@ -12,7 +12,7 @@ use sc_client_api::HeaderBackend;
 use sc_network::config::NetworkBackendType;
 use sc_service::{Configuration, SpawnTasksParams, TaskManager, error::Error as ServiceError};
 
-pub use partial::{GrandpaLink, Partial, partial};
+pub use partial::{GrandpaLink, Other, Partial, partial};
 
 use crate::{config, offchain, rpc};
 
@@ -57,7 +57,7 @@ fn start<N: sc_network::NetworkBackend<Block, nsn_runtime::Hash>>(
         keystore_container,
         select_chain,
         transaction_pool,
-        other: partial::Other { grandpa_import, grandpa_link, mut telemetry },
+        other: Other { grandpa_import, grandpa_link, mut telemetry },
     } = partial(&config)?;
 
     let network = network::build::<N>(network::Params {

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use futures::FutureExt;
 use nsn_runtime::opaque::Block;
 use sc_client_api::{Backend as _, HeaderBackend};
-use sc_network::{NetworkBackend, NotificationService, ProtocolName, config::FullNetworkConfiguration};
+use sc_network::{
+    NetworkBackend, NotificationService, ProtocolName, config::FullNetworkConfiguration,
+};
 use sc_service::{
     BuildNetworkParams, Configuration, KeystoreContainer, TaskManager, WarpSyncConfig,
     error::Error as ServiceError,
@@ -29,8 +31,7 @@ pub(super) struct Params<'a> {
 pub(super) struct Network {
     pub(super) service: Arc<dyn sc_network::service::traits::NetworkService>,
     pub(super) sync: Arc<sc_network_sync::SyncingService<Block>>,
-    pub(super) system_rpc:
-        sc_utils::mpsc::TracingUnboundedSender<sc_rpc::system::Request<Block>>,
+    pub(super) system_rpc: sc_utils::mpsc::TracingUnboundedSender<sc_rpc::system::Request<Block>>,
     pub(super) transactions:
         sc_network_transactions::TransactionsHandlerController<nsn_runtime::Hash>,
     pub(super) grandpa_protocol: ProtocolName,

@@ -28,7 +28,7 @@ pub type Partial = PartialComponents<
 >;
 
 /// GRANDPA's side of block import.
-pub type GrandpaImport =
+pub(super) type GrandpaImport =
     sc_consensus_grandpa::GrandpaBlockImport<Backend, Block, Client, SelectChain>;
 /// What connects block import with the GRANDPA voter.
 pub type GrandpaLink = sc_consensus_grandpa::LinkHalf<Block, Client, SelectChain>;
@@ -36,11 +36,11 @@ pub type GrandpaLink = sc_consensus_grandpa::LinkHalf<Block, Client, SelectChain
 /// The parts that are particular to this chain's consensus.
 pub struct Other {
     /// Imports blocks, and finalises by their justifications.
-    pub grandpa_import: GrandpaImport,
+    pub(super) grandpa_import: GrandpaImport,
     /// Goes to the voter, or is dropped where there is none.
-    pub grandpa_link: GrandpaLink,
+    pub(super) grandpa_link: GrandpaLink,
     /// Present when telemetry endpoints are configured.
-    pub telemetry: Option<Telemetry>,
+    pub(super) telemetry: Option<Telemetry>,
 }
 
 /// Opens the database and builds everything up to the network.
@@ -60,8 +60,7 @@ pub fn partial(config: &Configuration) -> Result<Partial, ServiceError> {
         })
         .transpose()?;
 
-    let executor =
-        sc_service::new_wasm_executor::<sp_io::SubstrateHostFunctions>(&config.executor);
+    let executor = sc_service::new_wasm_executor::<sp_io::SubstrateHostFunctions>(&config.executor);
     let (client, backend, keystore_container, task_manager) =
         sc_service::new_full_parts::<Block, RuntimeApi, _>(
             config,

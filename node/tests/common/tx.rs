@@ -8,7 +8,7 @@ use sp_keyring::Sr25519Keyring;
 use sp_runtime::generic::{Era, SignedPayload};
 
 /// `call`, signed by one of the well-known accounts.
-pub fn signed(
+pub(crate) fn signed(
     call: RuntimeCall,
     who: Sr25519Keyring,
     nonce: u32,
@@ -46,7 +46,7 @@ pub fn signed(
 }
 
 /// Binds the overlay key of `secret` to `who`, as that account's first binding.
-pub fn bind(secret: &[u8; 32], who: Sr25519Keyring, genesis: Hash) -> RuntimeCall {
+pub(crate) fn bind(secret: &[u8; 32], who: Sr25519Keyring, genesis: Hash) -> RuntimeCall {
     let pair = ed25519::Pair::from_seed(secret);
     let key: OverlayKey = pair.public().0;
     let proof = pair.sign(&bind_payload(&genesis.0, &who.to_account_id(), &key, 0)).0;
@@ -54,7 +54,7 @@ pub fn bind(secret: &[u8; 32], who: Sr25519Keyring, genesis: Hash) -> RuntimeCal
 }
 
 /// Changes one component of `who`'s score, as root.
-pub fn record(who: Sr25519Keyring, component: Component, delta: i16) -> RuntimeCall {
+pub(crate) fn record(who: Sr25519Keyring, component: Component, delta: i16) -> RuntimeCall {
     let entries = vec![(who.to_account_id(), component, delta)].try_into().unwrap();
     let call = RuntimeCall::Reputation(pallet_reputation::Call::record { entries });
     RuntimeCall::Sudo(pallet_sudo::Call::sudo { call: Box::new(call) })

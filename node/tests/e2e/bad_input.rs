@@ -45,7 +45,15 @@ async fn a_data_folder_that_cannot_be_written_ends_with_its_name() {
     let dir = tempfile::tempdir().unwrap();
     // A file where a folder should be: that stops root too, as which tests often run.
     fs::write(dir.path().join("inbox"), b"").unwrap();
-    let text = refused(&["--dev", "--base-path", dir.path().to_str().unwrap(), "--rpc-port=0", "--port=0", "--no-prometheus"]).await;
+    let text = refused(&[
+        "--dev",
+        "--base-path",
+        dir.path().to_str().unwrap(),
+        "--rpc-port=0",
+        "--port=0",
+        "--no-prometheus",
+    ])
+    .await;
     assert!(text.contains("inbox") && text.contains("--base-path"), "{text}");
 }
 
@@ -89,7 +97,8 @@ async fn publishing_takes_plain_files_of_the_inbox_only() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_changes_things_is_refused_where_only_safe_calls_are_served() {
     let dir = tempfile::tempdir().unwrap();
-    let node = Node::start(&Setup::dev(&dir.path().join("n"), &["--super-node", "--rpc-methods=safe"]));
+    let node =
+        Node::start(&Setup::dev(&dir.path().join("n"), &["--super-node", "--rpc-methods=safe"]));
     for method in ["content_v1_publish", "content_v1_publishProgress"] {
         let error = node.try_call(method, rpc_params!["x"]).await.unwrap_err();
         assert!(error.to_string().contains("unsafe"), "{method}: {error}");
@@ -111,7 +120,7 @@ async fn an_unknown_id_and_a_wrong_peer_are_told_apart() {
     assert!(!out.exists());
 
     let text = get("1234", &from, &out).await.unwrap_err();
-    assert!(text.contains("64 hexadecimal"), "{text}");
+    assert!(text.contains("64 hex digits"), "{text}");
 
     let stranger = Setup::dev(&dir.path().join("other"), &["--super-node"]);
     let stranger = Node::start(&stranger);
@@ -136,7 +145,10 @@ async fn a_corrupted_shard_is_never_served_and_publishing_again_heals_it() {
 
     let out = dir.path().join("out");
     let text = get(&id, &origin.shard_addr().await, &out).await.unwrap_err();
-    assert!(text.contains(&shard[..8]) || text.contains("not found") || text.contains("corrupt"), "{text}");
+    assert!(
+        text.contains(&shard[..8]) || text.contains("not found") || text.contains("corrupt"),
+        "{text}"
+    );
     assert!(!out.exists(), "nothing wrong is left under the asked name");
 
     publish(&origin, &file).await;

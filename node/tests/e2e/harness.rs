@@ -22,13 +22,13 @@ use serde_json::Value;
 
 /// Longest wait for anything that a healthy node does within seconds; generous, since CI machines
 /// have two cores and other tests run beside this one.
-pub const PATIENCE: Duration = Duration::from_secs(90);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
 /// The binary under test.
-pub const NODE: &str = env!("CARGO_BIN_EXE_nsn-node");
+pub(crate) const NODE: &str = env!("CARGO_BIN_EXE_nsn-node");
 
 /// A port that nobody uses now, for UDP and TCP.
-pub fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     loop {
         let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = tcp.local_addr().unwrap().port();
@@ -77,21 +77,29 @@ impl Log {
 }
 
 /// How to start a node.
-pub struct Setup {
-    pub base: PathBuf,
-    pub args: Vec<String>,
+pub(crate) struct Setup {
+    pub(crate) base: PathBuf,
+    pub(crate) args: Vec<String>,
 }
 
 impl Setup {
     /// A node of the dev chain, without mDNS, on ports of its own.
-    pub fn dev(base: &Path, args: &[&str]) -> Self {
+    pub(crate) fn dev(base: &Path, args: &[&str]) -> Self {
         let overlay = free_port();
         let mut all: Vec<String> = [
-            "--chain=dev", "--no-mdns", "--no-telemetry", "--rpc-port=0", "--port=0",
-            "--prometheus-port", &free_port().to_string(),
-            "--overlay-listen-addr", &format!("/ip4/127.0.0.1/udp/{overlay}/quic-v1"),
-            "--overlay-listen-addr", &format!("/ip4/127.0.0.1/tcp/{overlay}"),
-            "--shard-listen-addr", &format!("127.0.0.1:{}", free_port()),
+            "--chain=dev",
+            "--no-mdns",
+            "--no-telemetry",
+            "--rpc-port=0",
+            "--port=0",
+            "--prometheus-port",
+            &free_port().to_string(),
+            "--overlay-listen-addr",
+            &format!("/ip4/127.0.0.1/udp/{overlay}/quic-v1"),
+            "--overlay-listen-addr",
+            &format!("/ip4/127.0.0.1/tcp/{overlay}"),
+            "--shard-listen-addr",
+            &format!("127.0.0.1:{}", free_port()),
             "--unsafe-force-node-key-generation",
         ]
         .map(str::to_owned)
@@ -100,25 +108,25 @@ impl Setup {
         Self { base: base.to_path_buf(), args: all }
     }
 
-    pub fn with(mut self, args: &[&str]) -> Self {
+    pub(crate) fn with(mut self, args: &[&str]) -> Self {
         self.args.extend(args.iter().map(|arg| (*arg).to_owned()));
         self
     }
 }
 
 /// A running node.
-pub struct Node {
+pub(crate) struct Node {
     child: Child,
     log: Arc<Log>,
-    pub rpc_url: String,
+    pub(crate) rpc_url: String,
     rpc: HttpClient,
     metrics_url: Option<String>,
-    pub base: PathBuf,
+    pub(crate) base: PathBuf,
 }
 
 impl Node {
     /// Starts a node and waits for its JSON-RPC.
-    pub fn start(setup: &Setup) -> Self {
+    pub(crate) fn start(setup: &Setup) -> Self {
         let mut child = Command::new(NODE)
             .arg("--base-path")
             .arg(&setup.base)
@@ -138,27 +146,24 @@ impl Node {
         });
         let address = line.split("addr=").nth(1).unwrap().split([',', ' ']).next().unwrap();
         let rpc_url = format!("http://{address}");
-        let rpc = HttpClientBuilder::default()
-            .request_timeout(PATIENCE)
-            .build(&rpc_url)
-            .unwrap();
+        let rpc = HttpClientBuilder::default().request_timeout(PATIENCE).build(&rpc_url).unwrap();
         let port = setup.args.iter().skip_while(|arg| *arg != "--prometheus-port").nth(1);
         let metrics_url = port.map(|port| format!("127.0.0.1:{port}"));
         Self { child, log, rpc_url, rpc, metrics_url, base: setup.base.clone() }
     }
 
     /// A JSON-RPC call that must succeed.
-    pub async fn call(&self, method: &str, params: ArrayParams) -> Value {
+    pub(crate) async fn call(&self, method: &str, params: ArrayParams) -> Value {
         self.try_call(method, params).await.unwrap_or_else(|error| panic!("{method}: {error}"))
     }
 
     /// A JSON-RPC call.
-    pub async fn try_call(&self, method: &str, params: ArrayParams) -> Result<Value, ClientError> {
+    pub(crate) async fn try_call(&self, method: &str, params: ArrayParams) -> Result<Value, ClientError> {
         self.rpc.request(method, params).await
     }
 
     /// Calls until `good` says so.
-    pub async fn call_until(
+    pub(crate) async fn call_until(
         &self,
         method: &str,
         params: ArrayParams,
@@ -182,13 +187,14 @@ impl Node {
     }
 
     /// Height of the best block.
-    pub async fn height(&self) -> u64 {
+    pub(crate) async fn height(&self) -> u64 {
         let header = self.call("chain_getHeader", rpc_params![]).await;
-        u64::from_str_radix(header["number"].as_str().unwrap().trim_start_matches("0x"), 16).unwrap()
+        u64::from_str_radix(header["number"].as_str().unwrap().trim_start_matches("0x"), 16)
+            .unwrap()
     }
 
     /// Waits until the best block is at least `height`.
-    pub async fn wait_height(&self, height: u64) {
+    pub(crate) async fn wait_height(&self, height: u64) {
         self.call_until("chain_getHeader", rpc_params![], |header| {
             let number = header["number"].as_str().unwrap_or("0x0");
             u64::from_str_radix(number.trim_start_matches("0x"), 16).unwrap_or(0) >= height
@@ -197,7 +203,7 @@ impl Node {
     }
 
     /// The overlay's addresses, each with `/p2p/`.
-    pub async fn overlay_addrs(&self) -> Vec<String> {
+    pub(crate) async fn overlay_addrs(&self) -> Vec<String> {
         let status = self
             .call_until("p2p_v1_status", rpc_params![], |status| {
                 status["listen_addrs"].as_array().is_some_and(|all| !all.is_empty())
@@ -215,7 +221,7 @@ impl Node {
     }
 
     /// The shard service's address, with `/p2p/`.
-    pub async fn shard_addr(&self) -> String {
+    pub(crate) async fn shard_addr(&self) -> String {
         let status = self
             .call_until("relay_v1_status", rpc_params![], |status| {
                 status["listen_addrs"].as_array().is_some_and(|all| !all.is_empty())
@@ -225,7 +231,7 @@ impl Node {
     }
 
     /// Waits until at least `count` overlay peers are connected.
-    pub async fn wait_overlay_peers(&self, count: u64) {
+    pub(crate) async fn wait_overlay_peers(&self, count: u64) {
         self.call_until("p2p_v1_status", rpc_params![], |status| {
             status["connected_peers"].as_u64().is_some_and(|peers| peers >= count)
         })
@@ -233,42 +239,40 @@ impl Node {
     }
 
     /// A metric's value, summed over its labels; 0 when it is not there.
-    pub fn metric(&self, name: &str) -> f64 {
+    pub(crate) fn metric(&self, name: &str) -> f64 {
         let text = http_get(self.metrics_url.as_deref().unwrap(), "/metrics");
         text.lines()
             .filter(|line| !line.starts_with('#'))
-            .filter(|line| {
-                line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']))
-            })
+            .filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])))
             .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
             .sum()
     }
 
     /// All metrics as text.
-    pub fn metrics_text(&self) -> String {
+    pub(crate) fn metrics_text(&self) -> String {
         http_get(self.metrics_url.as_deref().unwrap(), "/metrics")
     }
 
     /// Waits for a line of the log.
-    pub fn wait_log(&self, text: &str) -> String {
+    pub(crate) fn wait_log(&self, text: &str) -> String {
         self.log
             .wait_for(PATIENCE, |line| line.contains(text))
             .unwrap_or_else(|all| panic!("{text:?} never logged; log:\n{all}"))
     }
 
     /// The whole log so far.
-    pub fn log_text(&self) -> String {
+    pub(crate) fn log_text(&self) -> String {
         self.log.lines.lock().unwrap().0.join("\n")
     }
 
     /// Ends the node at once, as a crash would.
-    pub fn sigkill(mut self) {
+    pub(crate) fn sigkill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
     /// Asks the node to stop, and waits for it. The time it took, how it ended, and its log.
-    pub fn stop(mut self) -> (Duration, ExitStatus, String) {
+    pub(crate) fn stop(mut self) -> (Duration, ExitStatus, String) {
         let start = Instant::now();
         kill(self.pid(), Signal::SIGTERM).unwrap();
         while start.elapsed() < PATIENCE {
@@ -296,7 +300,7 @@ impl Drop for Node {
 }
 
 /// Runs `nsn-node` with `args` to its end.
-pub async fn run(args: &[&str]) -> Output {
+pub(crate) async fn run(args: &[&str]) -> Output {
     let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
     tokio::task::spawn_blocking(move || Command::new(NODE).args(args).output().unwrap())
         .await
@@ -304,7 +308,7 @@ pub async fn run(args: &[&str]) -> Output {
 }
 
 /// Publishes `file` on `node`; the answer of `--json`.
-pub async fn publish(node: &Node, file: &Path) -> Value {
+pub(crate) async fn publish(node: &Node, file: &Path) -> Value {
     let out =
         run(&["content", "publish", file.to_str().unwrap(), "--rpc-url", &node.rpc_url, "--json"])
             .await;
@@ -313,7 +317,7 @@ pub async fn publish(node: &Node, file: &Path) -> Value {
 }
 
 /// Fetches a content from `from` into `to`; what the command printed.
-pub async fn get(id: &str, from: &str, to: &Path) -> Result<Value, String> {
+pub(crate) async fn get(id: &str, from: &str, to: &Path) -> Result<Value, String> {
     let out =
         run(&["content", "get", id, "--from", from, "-o", to.to_str().unwrap(), "--json"]).await;
     if out.status.success() {
@@ -324,14 +328,17 @@ pub async fn get(id: &str, from: &str, to: &Path) -> Result<Value, String> {
 }
 
 /// A file of `len` bytes that no two shards of are alike.
-pub fn make_file(path: &Path, len: usize) {
+pub(crate) fn make_file(path: &Path, len: usize) {
     let mut bytes = vec![0; len];
-    blake3::Hasher::new().update(path.as_os_str().as_encoded_bytes()).finalize_xof().fill(&mut bytes);
+    blake3::Hasher::new()
+        .update(path.as_os_str().as_encoded_bytes())
+        .finalize_xof()
+        .fill(&mut bytes);
     std::fs::write(path, bytes).unwrap();
 }
 
 /// Whether two files have the same bytes.
-pub fn same(a: &Path, b: &Path) -> bool {
+pub(crate) fn same(a: &Path, b: &Path) -> bool {
     std::fs::read(a).unwrap() == std::fs::read(b).unwrap()
 }
 

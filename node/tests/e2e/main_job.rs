@@ -7,7 +7,7 @@ use jsonrpsee::rpc_params;
 use crate::harness::{Node, Setup, get, make_file, publish, same};
 
 /// A validator that is the super-node.
-pub fn origin(dir: &Path) -> Node {
+pub(crate) fn origin(dir: &Path) -> Node {
     Node::start(&Setup::dev(
         &dir.join("origin"),
         &["--alice", "--validator", "--force-authoring", "--super-node", "--rpc-methods=unsafe"],
@@ -15,7 +15,7 @@ pub fn origin(dir: &Path) -> Node {
 }
 
 /// How a relay is started that knows nothing but a bootnode.
-pub async fn relay_setup(dir: &Path, bootnode: &Node, args: &[&str]) -> Setup {
+pub(crate) async fn relay_setup(dir: &Path, bootnode: &Node, args: &[&str]) -> Setup {
     let mut setup = Setup::dev(&dir.join("relay"), &["--relay"]).with(args);
     for addr in bootnode.overlay_addrs().await {
         setup = setup.with(&["--overlay-bootnodes", &addr]);
@@ -90,7 +90,11 @@ async fn a_100_mb_file_arrives_through_the_relay_and_the_second_fetch_asks_nobod
     let fetched = get(&id, &from, &second).await.unwrap();
     assert!(same(&file, &second));
     assert_eq!(fetched["from_upstream"], 0);
-    assert_eq!(relay.metric("nsn_relay_upstream_fetches_total"), asked, "second fetch asked upstream");
+    assert_eq!(
+        relay.metric("nsn_relay_upstream_fetches_total"),
+        asked,
+        "second fetch asked upstream"
+    );
     assert!(relay.metric("nsn_relay_cache_hits_total") >= 102.0);
     assert!(relay.metric("nsn_relay_bytes_served_total") >= 2.0 * 104_000_000.0);
 
@@ -118,7 +122,7 @@ async fn a_relay_killed_in_the_middle_of_a_fill_serves_no_wrong_byte_and_keeps_w
     // In the middle: some shards are in the cache, and not all of them.
     relay
         .call_until("relay_v1_status", rpc_params![], |status| {
-            status["cache"]["entries"].as_u64().is_some_and(|entries| entries >= 5)
+            status["relay"]["cache"]["entries"].as_u64().is_some_and(|entries| entries >= 5)
         })
         .await;
     relay.sigkill();
@@ -130,7 +134,7 @@ async fn a_relay_killed_in_the_middle_of_a_fill_serves_no_wrong_byte_and_keeps_w
             status["listen_addrs"].as_array().is_some_and(|all| !all.is_empty())
         })
         .await;
-    let kept = status["cache"]["entries"].as_u64().unwrap();
+    let kept = status["relay"]["cache"]["entries"].as_u64().unwrap();
     assert!(kept >= 5, "what was complete is still there: {status}");
     assert_eq!(kept, complete, "every complete file is served again");
     relay.wait_overlay_peers(1).await;
@@ -165,7 +169,10 @@ fn complete_files(root: &Path) -> u64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_super_node_still_provides_its_content_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
-    let bootnode = Node::start(&Setup::dev(&dir.path().join("bootnode"), &["--alice", "--validator", "--force-authoring"]));
+    let bootnode = Node::start(&Setup::dev(
+        &dir.path().join("bootnode"),
+        &["--alice", "--validator", "--force-authoring"],
+    ));
     let mut setup = Setup::dev(&dir.path().join("origin"), &["--super-node"]);
     for addr in bootnode.overlay_addrs().await {
         setup = setup.with(&["--overlay-bootnodes", &addr]);

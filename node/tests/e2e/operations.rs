@@ -63,7 +63,9 @@ async fn metrics_of_every_service_stand_on_the_nodes_endpoint_in_a_form_zombiene
     node.overlay_addrs().await;
     node.wait_height(1).await;
     let text = node.metrics_text();
-    for prefix in ["nsn_p2p_", "nsn_relay_", "nsn_chain_view_", "nsn_service_", "substrate_block_height"] {
+    for prefix in
+        ["nsn_p2p_", "nsn_relay_", "nsn_chain_view_", "nsn_service_", "substrate_block_height"]
+    {
         assert!(text.lines().any(|line| line.starts_with(prefix)), "no metric {prefix}*\n{text}");
     }
     for line in text.lines().filter(|line| line.starts_with("nsn_")) {
@@ -98,7 +100,12 @@ async fn the_usual_subcommands_work() {
 
     let blocks = dir.path().join("blocks");
     let exported = run(&[
-        "export-blocks", "--chain=dev", "--base-path", base_arg, "--to=1", blocks.to_str().unwrap(),
+        "export-blocks",
+        "--chain=dev",
+        "--base-path",
+        base_arg,
+        "--to=1",
+        blocks.to_str().unwrap(),
     ])
     .await;
     assert!(exported.status.success(), "{}", String::from_utf8_lossy(&exported.stderr));

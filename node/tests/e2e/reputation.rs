@@ -12,7 +12,12 @@ use crate::{
     tx,
 };
 
-async fn submit(node: &Node, call: nsn_runtime::RuntimeCall, who: sp_keyring::Sr25519Keyring, nonce: u32) {
+async fn submit(
+    node: &Node,
+    call: nsn_runtime::RuntimeCall,
+    who: sp_keyring::Sr25519Keyring,
+    nonce: u32,
+) {
     let genesis = genesis(node).await;
     let extrinsic = tx::signed(call, who, nonce, genesis).encode();
     node.call("author_submitExtrinsic", rpc_params![format!("0x{}", hex::encode(extrinsic))]).await;
@@ -37,9 +42,8 @@ async fn a_change_of_reputation_on_chain_reaches_every_nodes_overlay() {
         all.into_iter().find(|peer| peer["peer_id"] == relay_peer)
     };
 
-    let before = origin
-        .call_until("p2p_v1_peers", rpc_params![], |peers| of_relay(peers).is_some())
-        .await;
+    let before =
+        origin.call_until("p2p_v1_peers", rpc_params![], |peers| of_relay(peers).is_some()).await;
     assert!(of_relay(&before).unwrap()["reputation"].is_null(), "unbound to begin with: {before}");
 
     submit(&origin, tx::bind(&secret, Bob, genesis(&origin).await), Bob, 0).await;
@@ -71,8 +75,15 @@ async fn the_command_that_makes_a_proof_makes_one_the_chain_takes() {
     let genesis = genesis(&node).await;
     let account = sp_core::crypto::Ss58Codec::to_ss58check(&Bob.to_account_id());
     let out = run(&[
-        "peer", "bind-proof", "--account", &account, "--node-key-file",
-        key_file.to_str().unwrap(), "--genesis", &format!("{genesis:?}"), "--json",
+        "peer",
+        "bind-proof",
+        "--account",
+        &account,
+        "--node-key-file",
+        key_file.to_str().unwrap(),
+        "--genesis",
+        &format!("{genesis:?}"),
+        "--json",
     ])
     .await;
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
@@ -83,9 +94,13 @@ async fn the_command_that_makes_a_proof_makes_one_the_chain_takes() {
     submit(&node, nsn_runtime::RuntimeCall::Reputation(call), Bob, 0).await;
 
     let asked = format!("0x{}", hex::encode(key));
-    node.call_until("state_call", rpc_params!["ReputationApi_peer_score", asked.clone()], |score| {
-        // SCALE of None is 0x00; of Some, 0x01 and the score.
-        score.as_str().is_some_and(|score| score.starts_with("0x01"))
-    })
+    node.call_until(
+        "state_call",
+        rpc_params!["ReputationApi_peer_score", asked.clone()],
+        |score| {
+            // SCALE of None is 0x00; of Some, 0x01 and the score.
+            score.as_str().is_some_and(|score| score.starts_with("0x01"))
+        },
+    )
     .await;
 }

@@ -23,7 +23,12 @@ pub struct Config {
     /// Longest such wait. Default 60 s.
     #[serde(with = "humantime_serde")]
     pub retry_max: Duration,
-    /// Look for peers in the local network by mDNS. Default off; for dev chains.
+    /// How often the directory is asked for more peers while fewer than `min_peers` are connected.
+    /// Default 10 s.
+    #[serde(with = "humantime_serde")]
+    pub ask_every: Duration,
+    /// Look for peers in the local network by mDNS; where that is not possible, one warning says so.
+    /// Default off; for dev chains.
     pub mdns: bool,
 }
 
@@ -34,6 +39,7 @@ impl Default for Config {
             min_peers: 4,
             retry_base: Duration::from_secs(1),
             retry_max: Duration::from_secs(60),
+            ask_every: Duration::from_secs(10),
             mdns: false,
         }
     }
@@ -49,6 +55,9 @@ impl Config {
         if self.bootnodes.len() > MAX_BOOTNODES {
             let problem = format!("there are more than {MAX_BOOTNODES} addresses");
             return fail("bootstrap.bootnodes", problem);
+        }
+        if self.ask_every.is_zero() {
+            return fail("bootstrap.ask_every", "must be above zero".to_owned());
         }
         if self.retry_base.is_zero() || self.retry_base > self.retry_max {
             let problem = "must be above zero and at most retry_max".to_owned();

@@ -1,7 +1,7 @@
 //! Finding the first peers: bootnodes, and mDNS on dev chains.
 //!
 //! kad fills its routing table by itself once it has a first entry; what is left is to be connected
-//! to somebody, and to go on trying while there are few.
+//! to somebody, and to go on trying, and asking, while there are few.
 
 mod config;
 mod schedule;
@@ -32,6 +32,11 @@ impl Bootstrap {
     ) -> Vec<DialOpts> {
         let due = self.schedule.due(connected, is_connected, now);
         due.into_iter().map(|(peer, addrs)| dial(peer, addrs)).collect()
+    }
+
+    /// Whether to ask the directory for more peers now.
+    pub(crate) fn ask_due(&mut self, connected: usize, now: Instant) -> bool {
+        self.schedule.ask_due(connected, now)
     }
 
     pub(crate) fn on_connected(&mut self, peer: &PeerId, now: Instant) {

@@ -1,4 +1,4 @@
-//! When to dial which bootnode.
+//! When to dial which bootnode, and when to ask the directory for more peers.
 
 use super::Config;
 use crate::{Multiaddr, PeerId};
@@ -12,6 +12,8 @@ pub struct Schedule {
     retry_base: Duration,
     retry_max: Duration,
     nodes: Vec<Node>,
+    ask_every: Duration,
+    next_ask: Instant,
 }
 
 #[derive(Debug)]
@@ -38,7 +40,20 @@ impl Schedule {
             retry_base: config.retry_base,
             retry_max: config.retry_max,
             nodes,
+            ask_every: config.ask_every,
+            next_ask: now + config.ask_every,
         }
+    }
+
+    /// Whether the directory is to be asked for more peers now. kad asks by itself only when it
+    /// learns of a new peer: a node that lost its connections and still has its routing table would
+    /// not reach the peers in it.
+    pub fn ask_due(&mut self, connected: usize, now: Instant) -> bool {
+        let due = connected < self.min_peers && self.next_ask <= now;
+        if due {
+            self.next_ask = now + self.ask_every;
+        }
+        due
     }
 
     /// The bootnodes to dial now: none while enough peers are connected, else those that are not
@@ -108,6 +123,18 @@ mod tests {
             now += Duration::from_secs(wait);
             assert!(due(&mut schedule, &[], now - Duration::from_millis(1)).is_empty());
         }
+    }
+
+    #[test]
+    fn the_directory_is_asked_now_and_then_while_peers_are_few() {
+        let now = Instant::now();
+        let mut schedule = schedule(now);
+        let later = now + Config::default().ask_every;
+        assert!(!schedule.ask_due(0, now));
+        assert!(!schedule.ask_due(2, later), "enough peers");
+        assert!(schedule.ask_due(1, later));
+        assert!(!schedule.ask_due(1, later));
+        assert!(schedule.ask_due(1, later + Config::default().ask_every));
     }
 
     #[test]

@@ -183,6 +183,14 @@ impl Dht {
         self.purposes.insert(id, Purpose::Locate(peer));
     }
 
+    /// Looks for peers near this node and in each bucket of the table, connecting to those found.
+    pub(crate) fn look_around(&mut self, kad: &mut Behaviour) {
+        // Without any known peer there is nobody to ask; the bootnodes are being dialled.
+        if let Err(error) = kad.bootstrap() {
+            tracing::trace!(%error, "no peer to ask for peers");
+        }
+    }
+
     /// Starts what is due. Called after every turn of the loop.
     pub(crate) fn advance(&mut self, kad: &mut Behaviour, now: Instant) {
         while let Some(key) = self.queries.next_queued() {

@@ -262,6 +262,7 @@ pub fn config() -> Config {
         ..Config::default()
     };
     config.bootstrap.retry_base = Duration::from_millis(200);
+    config.bootstrap.ask_every = Duration::from_secs(1);
     config.dht.retry_base = Duration::from_millis(200);
     config.gossip.heartbeat = Duration::from_millis(200);
     config

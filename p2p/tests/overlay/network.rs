@@ -75,3 +75,22 @@ async fn an_address_without_a_transport_is_told() {
     let text = ended.unwrap_err().to_string();
     assert!(text.contains("/unix/x") && text.contains("no transport"), "{text}");
 }
+
+/// Needs an interface with multicast, which not every build machine has:
+/// `cargo nextest run -p nsn-p2p --run-ignored only`.
+#[tokio::test]
+#[ignore = "needs a network interface with multicast"]
+async fn nodes_of_one_local_network_find_each_other_by_mdns() {
+    let start = |n| {
+        let mut config =
+            Config { listen: vec!["/ip4/0.0.0.0/tcp/0".parse().unwrap()], ..testnet::config() };
+        config.bootstrap.mdns = true;
+        let identity = Identity::from_secret([n; 32]).unwrap();
+        Node::start(config, identity, testnet::GENESIS, &Arc::default()).unwrap()
+    };
+    let (first, second) = (start(1), start(2));
+    first.wait_for("the other node", |c| c.connected == 1).await.unwrap();
+    second.wait_for("the other node", |c| c.connected == 1).await.unwrap();
+    first.stop().await.unwrap().unwrap();
+    second.stop().await.unwrap().unwrap();
+}

@@ -16,7 +16,8 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `lib.rs` | storage, calls, events, errors, genesis |
+//! | `lib.rs` | storage, calls, events, errors, genesis: what the chain sees |
+//! | `changes.rs` | what the calls do |
 //! | `queries.rs` | what the runtime API answers; `try_state` |
 //! | `reporter.rs` | the reporters' session key and how sessions hand it over |
 //! | `weights.rs` | what the calls cost |
@@ -25,6 +26,7 @@
 
 extern crate alloc;
 
+mod changes;
 mod queries;
 pub mod reporter;
 pub mod weights;
@@ -38,20 +40,18 @@ pub use pallet::*;
 pub use pallet_reputation_runtime_api::{Component, OverlayKey, PeerScore, Scores, bind_payload};
 pub use weights::WeightInfo;
 
-// The macro writes out paths in full.
-#[allow(unused_qualifications)]
+// What the macros write out does these things; our own code stands in the other files, except for
+// genesis.
+#[allow(unused_qualifications, clippy::cast_possible_truncation, clippy::expect_used)]
 #[frame_support::pallet]
 pub mod pallet {
-    use alloc::{collections::BTreeMap, vec::Vec};
+    use alloc::vec::Vec;
 
     use frame_support::{WeakBoundedVec, pallet_prelude::*};
     use frame_system::pallet_prelude::*;
-    use sp_core::{H256, ed25519};
-    use sp_runtime::ArithmeticError;
+    use sp_core::H256;
 
-    use super::{
-        Component, OverlayKey, Scores, WeightInfo, bind_payload, reporter::sr25519::AuthorityId,
-    };
+    use super::{Component, OverlayKey, Scores, WeightInfo, reporter::sr25519::AuthorityId};
 
     const STORAGE_VERSION: StorageVersion = StorageVersion::new(1);
 
@@ -161,7 +161,7 @@ pub mod pallet {
 
     /// What happened.
     #[pallet::event]
-    #[pallet::generate_deposit(fn deposit_event)]
+    #[pallet::generate_deposit(pub(crate) fn deposit_event)]
     pub enum Event<T: Config> {
         /// An account's scores were set: by a change, or for the first time.
         ScoresRecorded {
@@ -203,30 +203,7 @@ pub mod pallet {
         #[pallet::weight(T::WeightInfo::bind_peer())]
         pub fn bind_peer(origin: OriginFor<T>, key: OverlayKey, proof: [u8; 64]) -> DispatchResult {
             let account = ensure_signed(origin)?;
-            // What costs least comes first; the signature is most of the call's price.
-            ensure!(!AccountOf::<T>::contains_key(key), Error::<T>::KeyAlreadyBound);
-            let mut keys = KeysOf::<T>::get(&account);
-            keys.try_push(key).map_err(|_| Error::<T>::TooManyKeys)?;
-            let nonce = BindNonce::<T>::get(&account);
-            let next = nonce.checked_add(1).ok_or(ArithmeticError::Overflow)?;
-
-            let genesis = frame_system::Pallet::<T>::block_hash(BlockNumberFor::<T>::default());
-            let payload = bind_payload(genesis.as_fixed_bytes(), &account, &key, nonce);
-            ensure!(
-                sp_io::crypto::ed25519_verify(
-                    &ed25519::Signature::from_raw(proof),
-                    &payload,
-                    &ed25519::Public::from_raw(key),
-                ),
-                Error::<T>::BadProof
-            );
-
-            BindNonce::<T>::insert(&account, next);
-            KeysOf::<T>::insert(&account, keys);
-            AccountOf::<T>::insert(key, &account);
-            Self::advance_revision();
-            Self::deposit_event(Event::PeerBound { account, key });
-            Ok(())
+            Self::bind(account, key, proof)
         }
 
         /// Adds to scores, entry by entry in the given order, each result kept within `0..=1000`.
@@ -238,32 +215,7 @@ pub mod pallet {
         #[pallet::weight(T::WeightInfo::record(entries.len() as u32))]
         pub fn record(origin: OriginFor<T>, entries: Entries<T>) -> DispatchResult {
             T::RecordOrigin::ensure_origin(origin)?;
-
-            // Several entries may name one account; it is read, written and told of once, and
-            // entries that cancel out change nothing.
-            let mut accounts = BTreeMap::<T::AccountId, (Option<Scores>, Scores)>::new();
-            for (account, component, delta) in entries {
-                let (_, after) = accounts.entry(account).or_insert_with_key(|account| {
-                    let before = ScoresOf::<T>::get(account);
-                    (before, before.unwrap_or_default())
-                });
-                after.apply(component, delta);
-            }
-
-            let mut peers_changed = false;
-            for (account, (before, scores)) in accounts {
-                if before == Some(scores) {
-                    continue;
-                }
-                // A first record that says "neutral" changes no answer about a peer.
-                peers_changed |=
-                    before.unwrap_or_default() != scores && KeysOf::<T>::contains_key(&account);
-                ScoresOf::<T>::insert(&account, scores);
-                Self::deposit_event(Event::ScoresRecorded { account, scores });
-            }
-            if peers_changed {
-                Self::advance_revision();
-            }
+            Self::apply(entries);
             Ok(())
         }
     }
@@ -277,13 +229,6 @@ pub mod pallet {
         #[cfg(feature = "try-runtime")]
         fn try_state(_: BlockNumberFor<T>) -> Result<(), sp_runtime::TryRuntimeError> {
             Self::check_state()
-        }
-    }
-
-    impl<T: Config> Pallet<T> {
-        fn advance_revision() {
-            // A u64 does not overflow in the life of a chain.
-            Revision::<T>::mutate(|revision| *revision = revision.saturating_add(1));
         }
     }
 }

@@ -22,10 +22,10 @@ impl frame_system::Config for Test {
     type Block = frame_system::mocking::MockBlock<Test>;
 }
 
-pub(crate) const MAX_KEYS: u32 = 3;
+pub(crate) const MAX_KEYS: u8 = 3;
 
 impl crate::Config for Test {
-    type MaxKeysPerAccount = ConstU32<MAX_KEYS>;
+    type MaxKeysPerAccount = ConstU32<{ MAX_KEYS as u32 }>;
     type MaxRecordEntries = ConstU32<8>;
     type MaxReporters = ConstU32<4>;
     type RecordOrigin = EnsureRoot<AccountId>;

@@ -39,17 +39,17 @@ impl<T: Config> Pallet<T> {
 impl<T: Config> OneSessionHandler<T::AccountId> for Pallet<T> {
     type Key = sr25519::AuthorityId;
 
-    fn on_genesis_session<'a, I: 'a>(validators: I)
+    fn on_genesis_session<'a, I>(validators: I)
     where
-        I: Iterator<Item = (&'a T::AccountId, Self::Key)>,
+        I: Iterator<Item = (&'a T::AccountId, Self::Key)> + 'a,
         T::AccountId: 'a,
     {
         Self::replace_reporters(validators.map(|(_, key)| key).collect());
     }
 
-    fn on_new_session<'a, I: 'a>(changed: bool, validators: I, _queued: I)
+    fn on_new_session<'a, I>(changed: bool, validators: I, _queued: I)
     where
-        I: Iterator<Item = (&'a T::AccountId, Self::Key)>,
+        I: Iterator<Item = (&'a T::AccountId, Self::Key)> + 'a,
         T::AccountId: 'a,
     {
         if changed {

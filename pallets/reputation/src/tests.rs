@@ -111,8 +111,8 @@ fn a_proof_is_good_once() {
 #[test]
 fn an_account_has_a_bounded_number_of_keys() {
     new_chain().execute_with(|| {
-        (0..MAX_KEYS as u8).for_each(|seed| bind(seed, ALICE));
-        let proof = proof(100, ALICE, MAX_KEYS);
+        (0..MAX_KEYS).for_each(|seed| bind(seed, ALICE));
+        let proof = proof(100, ALICE, MAX_KEYS.into());
         assert_noop!(
             Reputation::bind_peer(RuntimeOrigin::signed(ALICE), key(100), proof),
             Error::<Test>::TooManyKeys
@@ -302,7 +302,7 @@ fn genesis_with_a_key_bound_twice_is_refused() {
 #[test]
 #[should_panic(expected = "too many overlay keys for account 1")]
 fn genesis_with_too_many_keys_for_an_account_is_refused() {
-    let bindings = (0..=MAX_KEYS as u8).map(|seed| (key(seed).into(), ALICE)).collect();
+    let bindings = (0..=MAX_KEYS).map(|seed| (key(seed).into(), ALICE)).collect();
     chain(GenesisConfig { bindings, ..Default::default() });
 }
 

@@ -14,11 +14,19 @@
 //!
 //! The length of a session is set at genesis too ([`SessionLength`]), because a development chain
 //! wants to see a rotated key at work within a minute or two.
+//!
+//! | file | what |
+//! |---|---|
+//! | `lib.rs` | storage, calls, events, errors, genesis: what the chain sees |
+//! | `list.rs` | what the calls do to the list |
+//! | `manager.rs` | the session manager |
+//! | `weights.rs` | what the calls cost |
 
 #![cfg_attr(not(feature = "std"), no_std)]
 
 extern crate alloc;
 
+mod list;
 mod manager;
 pub mod weights;
 
@@ -31,15 +39,15 @@ pub use manager::Length;
 pub use pallet::*;
 pub use weights::WeightInfo;
 
-// The macro writes out paths in full.
-#[allow(unused_qualifications)]
+// What the macros write out does these things; our own code stands in the other files, except for
+// genesis.
+#[allow(unused_qualifications, clippy::cast_possible_truncation, clippy::expect_used)]
 #[frame_support::pallet]
 pub mod pallet {
     use alloc::vec::Vec;
 
     use frame_support::pallet_prelude::*;
     use frame_system::pallet_prelude::*;
-    use sp_runtime::DispatchError;
 
     use super::WeightInfo;
 
@@ -121,7 +129,7 @@ pub mod pallet {
 
     /// What happened.
     #[pallet::event]
-    #[pallet::generate_deposit(fn deposit_event)]
+    #[pallet::generate_deposit(pub(crate) fn deposit_event)]
     pub enum Event<T: Config> {
         /// An account will be a validator from the session after next.
         ValidatorAdded {
@@ -162,18 +170,7 @@ pub mod pallet {
         #[pallet::weight(<T as Config>::WeightInfo::add())]
         pub fn add(origin: OriginFor<T>, account: T::AccountId) -> DispatchResult {
             T::AdminOrigin::ensure_origin(origin)?;
-            ensure!(
-                pallet_session::NextKeys::<T>::contains_key(&account),
-                Error::<T>::NoSessionKeys
-            );
-            let mut list = Listed::<T>::get();
-            let Err(place) = list.binary_search(&account) else {
-                return Err(Error::<T>::AlreadyValidator.into());
-            };
-            list.try_insert(place, account.clone()).map_err(|_| Error::<T>::TooManyValidators)?;
-            Listed::<T>::put(list);
-            Self::deposit_event(Event::ValidatorAdded { account });
-            Ok(())
+            Self::add_to_list(account)
         }
 
         /// Removes `account` from the validators, from the session after next.
@@ -184,13 +181,7 @@ pub mod pallet {
         #[pallet::weight(<T as Config>::WeightInfo::remove())]
         pub fn remove(origin: OriginFor<T>, account: T::AccountId) -> DispatchResult {
             T::AdminOrigin::ensure_origin(origin)?;
-            let mut list = Listed::<T>::get();
-            let place = list.binary_search(&account).map_err(|_| Error::<T>::NotValidator)?;
-            ensure!(list.len() > 1, Error::<T>::LastValidator);
-            list.remove(place);
-            Listed::<T>::put(list);
-            Self::deposit_event(Event::ValidatorRemoved { account });
-            Ok(())
+            Self::remove_from_list(account)
         }
     }
 
@@ -199,37 +190,6 @@ pub mod pallet {
         #[cfg(feature = "try-runtime")]
         fn try_state(_: BlockNumberFor<T>) -> Result<(), sp_runtime::TryRuntimeError> {
             Self::check_state()
-        }
-    }
-
-    impl<T: Config> Pallet<T> {
-        /// Replaces the list by `accounts`, sorted.
-        pub(crate) fn replace_list(mut accounts: Vec<T::AccountId>) -> Result<(), Error<T>> {
-            accounts.sort();
-            let length = accounts.len();
-            accounts.dedup();
-            ensure!(accounts.len() == length, Error::<T>::AlreadyValidator);
-            let list = accounts.try_into().map_err(|_| Error::<T>::TooManyValidators)?;
-            Listed::<T>::put::<BoundedVec<_, _>>(list);
-            Ok(())
-        }
-
-        /// Checks the invariants: the list is sorted, has nobody twice, and is not empty.
-        ///
-        /// # Errors
-        /// What does not hold.
-        pub fn check_state() -> Result<(), DispatchError> {
-            let list = Listed::<T>::get();
-            ensure!(!list.is_empty(), "no validators");
-            ensure!(
-                list.is_sorted_by(|a, b| a < b),
-                "the validators are not sorted, or one is twice"
-            );
-            ensure!(
-                SessionLength::<T>::get() > BlockNumberFor::<T>::default(),
-                "a session of no blocks"
-            );
-            Ok(())
         }
     }
 }

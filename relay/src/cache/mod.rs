@@ -16,7 +16,12 @@ use crate::{
 use bytes::Bytes;
 use index::Index;
 use serde::{Deserialize, Serialize};
-use std::{io, sync::Mutex};
+use std::{
+    io,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+use tokio::{sync::Semaphore, time::timeout};
 
 /// Settings of the cache.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,11 +32,23 @@ pub struct Config {
     pub capacity: u64,
     /// Blobs that the cache may hold, however small. Default 1,000,000: 100 MB of index.
     pub max_entries: usize,
+    /// Blobs written at a time, so that a burst of misses leaves the disk to the readers. Default
+    /// 4, half of `store.parallel`.
+    pub writers: usize,
+    /// A blob that waits longer to be written is served and not cached. Default 5 s. Those that
+    /// wait are bounded by `upstream.memory`.
+    #[serde(with = "humantime_serde")]
+    pub write_wait: Duration,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { capacity: 10 * 1024 * 1024 * 1024, max_entries: 1_000_000 }
+        Self {
+            capacity: 10 * 1024 * 1024 * 1024,
+            max_entries: 1_000_000,
+            writers: 4,
+            write_wait: Duration::from_secs(5),
+        }
     }
 }
 
@@ -44,6 +61,8 @@ pub struct Cache {
     metrics: Metrics,
     capacity: u64,
     index: Mutex<Index>,
+    writers: Arc<Semaphore>,
+    write_wait: Duration,
     stripes: [tokio::sync::Mutex<()>; STRIPES],
 }
 
@@ -66,6 +85,9 @@ pub enum AdmitError {
     /// It is larger than the whole cache, or than what is not being written right now.
     #[error("there is no room to be made for {0} bytes")]
     NoRoom(u32),
+    /// The disk is too slow for what comes.
+    #[error("the disk had no time for it within {0:?}")]
+    Backlog(Duration),
     /// The disk failed or is full.
     #[error("cannot write to the cache folder: {0}")]
     Io(#[from] io::Error),
@@ -76,7 +98,15 @@ impl Cache {
     pub fn new(files: Files, config: &Config, metrics: Metrics) -> Self {
         let index = Mutex::new(Index::new(config.capacity, config.max_entries));
         let stripes = std::array::from_fn(|_| tokio::sync::Mutex::new(()));
-        Self { files, metrics, capacity: config.capacity, index, stripes }
+        Self {
+            files,
+            metrics,
+            capacity: config.capacity,
+            index,
+            writers: Arc::new(Semaphore::new(config.writers.max(1))),
+            write_wait: config.write_wait,
+            stripes,
+        }
     }
 
     /// Finds what is held, least recently used first, and evicts what is too much.
@@ -153,6 +183,9 @@ impl Cache {
     /// # Errors
     /// See [`AdmitError`]; the cache is as it was, but for what was evicted.
     pub async fn admit(&self, id: BlobId, bytes: Bytes) -> Result<Vec<BlobId>, AdmitError> {
+        let _turn = timeout(self.write_wait, self.writers.acquire())
+            .await
+            .map_err(|_| AdmitError::Backlog(self.write_wait))?;
         let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         let (victims, room) = {
             let mut index = lock(&self.index);
@@ -189,6 +222,13 @@ impl Cache {
     fn publish_size(&self, index: &Index) {
         self.metrics.cache_size_bytes.set(index.bytes());
         self.metrics.cache_utilization_percent.set(percent(index.bytes(), self.capacity));
+    }
+
+    /// Lets nothing be written until what it gives is dropped.
+    #[cfg(test)]
+    pub(crate) async fn hold_writes(&self) -> tokio::sync::OwnedSemaphorePermit {
+        let all = Config::default().writers.try_into().unwrap();
+        Arc::clone(&self.writers).acquire_many_owned(all).await.unwrap()
     }
 
     /// Everything held, most recently used first.
@@ -294,7 +334,7 @@ mod tests {
                 cache.admit(id, bytes).await.unwrap();
                 let name = id.to_string();
                 let file = root.path().join(&name[..2]).join(&name);
-                let age = std::time::Duration::from_secs(100 - u64::from(n));
+                let age = Duration::from_secs(100 - u64::from(n));
                 let used = std::time::SystemTime::now() - age;
                 fs::File::options().write(true).open(file).unwrap().set_modified(used).unwrap();
             }

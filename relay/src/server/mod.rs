@@ -1,9 +1,9 @@
 //! The serving side of `nsn-shard/1`.
 //!
 //! One task accepts; each connection is a task and each request another, all of them owned here
-//! and none of them living longer than [`Server::run`]. Everything that a peer can make us hold has
+//! and none of them living longer than `Server::run`. Everything that a peer can make us hold has
 //! a bound: connections, streams, requests, bytes of requests (in the transport's windows) and
-//! bytes of bodies (in [`Lookup`]).
+//! bytes of bodies (in `Lookup`).
 //!
 //! To drain, the server refuses new connections, answers new requests with code 9, lets those in
 //! flight finish within their limit, and closes.

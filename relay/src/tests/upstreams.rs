@@ -236,3 +236,45 @@ async fn a_cache_that_cannot_write_still_serves() {
     }
     assert_eq!(viewer.fetch(id).await.unwrap().0, bytes);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_disk_refuses_nobody_and_what_waits_is_written_in_the_end() {
+    let mut settings = config();
+    settings.fill.parallel = 1;
+    let relay = Node::start(Role::Relay, settings).await;
+    let blobs: Vec<_> = (900..905).map(|n| blob(50_000, n)).collect();
+    let upstream = serving(blobs.clone(), Arc::new(Semaphore::new(blobs.len())));
+    relay.directory.add_everywhere(upstream.source.clone());
+    let viewer = relay.viewer().await;
+    let cache = relay.relay.shared.cache.as_ref().unwrap();
+    let held = cache.hold_writes().await;
+    // Twice, the second time from the fills that wait.
+    for (id, bytes) in blobs.iter().chain(&blobs) {
+        assert_eq!(viewer.fetch(*id).await.unwrap().0, *bytes);
+    }
+    let status = relay.relay.status().relay.unwrap();
+    assert_eq!((status.fills_in_flight, status.cache.entries), (blobs.len(), 0));
+    drop(held);
+    while relay.relay.status().relay.unwrap().fills_in_flight > 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(relay.relay.status().relay.unwrap().cache.entries, blobs.len());
+    assert_eq!(upstream.asked(), blobs.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_disk_has_no_time_for_is_served_and_not_cached() {
+    let mut settings = config();
+    settings.cache.write_wait = Duration::from_millis(20);
+    let relay = Node::start(Role::Relay, settings).await;
+    let (id, bytes) = blob(1000, 910);
+    let upstream = serving(vec![(id, bytes.clone())], Arc::new(Semaphore::new(9)));
+    relay.directory.add(id, upstream.source.clone());
+    let _held = relay.relay.shared.cache.as_ref().unwrap().hold_writes().await;
+    assert_eq!(relay.viewer().await.fetch(id).await.unwrap().0, bytes);
+    while relay.relay.status().relay.unwrap().fills_in_flight > 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(relay.metrics.cache_write_failures_total.get(), 1);
+    assert_eq!(relay.relay.status().relay.unwrap().cache.entries, 0);
+}

@@ -16,7 +16,7 @@ pub use pool::{DialError, PoolConfig};
 
 use crate::{
     content::BlobId,
-    metrics::Metrics,
+    metrics::{Metrics, count_and_log},
     sync::lock,
     wire::{Code, ExchangeError, Patience, get_blob},
 };
@@ -258,11 +258,14 @@ impl Upstream {
         if let Some(fault) = fault {
             lock(&self.book).failed(source.peer, fault, Instant::now());
         }
-        if fault == Some(Fault::Corrupt) {
-            self.metrics.corrupt_blobs_total.with_label_values(&["upstream"]).inc();
-            tracing::warn!("{} delivered wrong bytes for {id}", source.peer);
-        } else {
-            tracing::debug!("{} did not deliver {id}: {error}", source.peer);
+        tracing::debug!("{} did not deliver {id}: {error}", source.peer);
+        if fault == Some(Fault::Corrupt)
+            && count_and_log(&self.metrics.corrupt_blobs_total.with_label_values(&["upstream"]))
+        {
+            tracing::warn!(
+                "{} delivered wrong bytes for {id}; others are asked first",
+                source.peer
+            );
         }
     }
 }
@@ -317,9 +320,10 @@ impl Memory {
         Self { kib: Arc::new(Semaphore::new(permits)), most }
     }
 
-    /// Waits for room for `len` bytes.
+    /// Waits for room for `len` bytes. However small, a blob counts as 16 KiB: what goes with it,
+    /// such as a task, is not free either.
     pub(crate) async fn room(&self, len: u32) -> OwnedSemaphorePermit {
-        let kib = len.div_ceil(1024).min(self.most);
+        let kib = len.div_ceil(1024).max(16).min(self.most);
         loop {
             // Fails only when closed, and nobody closes it.
             if let Ok(room) = Arc::clone(&self.kib).acquire_many_owned(kib).await {
@@ -356,11 +360,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_blob_larger_than_all_memory_takes_all_of_it() {
-        let memory = Memory::new(4096);
+        let memory = Memory::new(40 * 1024);
         let room = memory.room(u32::MAX).await;
         assert_eq!(memory.kib.available_permits(), 0);
         drop(room);
         let _one = memory.room(1).await;
-        assert_eq!(memory.kib.available_permits(), 3);
+        assert_eq!(memory.kib.available_permits(), 24);
     }
 }

@@ -101,10 +101,7 @@ impl ChainView {
 ///
 /// # Errors
 /// When the state of the client's heads cannot be read.
-pub fn build<C: Chain>(
-    chain: C,
-    metrics: Metrics,
-) -> Result<(ChainView, Driver<C>), ReadError> {
+pub fn build<C: Chain>(chain: C, metrics: Metrics) -> Result<(ChainView, Driver<C>), ReadError> {
     let heads = chain.heads();
     let finalized = Arc::new(read(&chain, heads.finalized)?);
     let best = if heads.best == heads.finalized {

@@ -13,10 +13,7 @@ use nsn_runtime::Hash;
 use pallet_reputation_runtime_api::{OverlayKey, Scores};
 use proptest::prelude::*;
 
-use super::{
-    BlockRef, Chain, Metrics, ReadError, build,
-    client::Heads,
-};
+use super::{BlockRef, Chain, Metrics, ReadError, build, client::Heads};
 
 #[derive(Clone)]
 struct Node {
@@ -88,9 +85,9 @@ impl Tree {
 
     fn node(&self, at: BlockRef) -> Result<Node, ReadError> {
         let node = self.state.lock().unwrap().nodes[&at.hash].clone();
-        node.readable.then_some(node).ok_or_else(|| {
-            ReadError::Ancestry(sp_blockchain::Error::UnknownBlock("pruned".into()))
-        })
+        node.readable
+            .then_some(node)
+            .ok_or_else(|| ReadError::Ancestry(sp_blockchain::Error::UnknownBlock("pruned".into())))
     }
 }
 

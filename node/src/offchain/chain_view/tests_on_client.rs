@@ -11,11 +11,11 @@ use sc_cli::SubstrateCli as _;
 use sc_client_api::{Finalizer as _, HeaderBackend as _};
 use sc_consensus::{BlockImport as _, BlockImportParams, ForkChoiceStrategy};
 use sp_consensus::BlockOrigin;
-use sp_consensus_aura::{Slot, digests::CompatibleDigestItem as _, sr25519::AuthoritySignature};
+use sp_consensus_aura::{Slot, sr25519::AuthoritySignature};
 use sp_keyring::Sr25519Keyring::{Alice, Bob};
 use sp_runtime::{
     Digest, DigestItem, OpaqueExtrinsic,
-    traits::{Block as _, Header as _},
+    traits::Block as _,
 };
 
 use super::{ClientChain, build};
@@ -54,9 +54,9 @@ impl World {
         best: bool,
     ) -> Hash {
         let number = self.client.number(parent).unwrap().unwrap();
-        let pre_digest =
-            <DigestItem as sp_consensus_aura::digests::CompatibleDigestItem<AuthoritySignature>>
-                ::aura_pre_digest(Slot::from(slot));
+        let pre_digest = <DigestItem as sp_consensus_aura::digests::CompatibleDigestItem<
+            AuthoritySignature,
+        >>::aura_pre_digest(Slot::from(slot));
         let mut builder = BlockBuilderBuilder::new(&*self.client)
             .on_parent_block(parent)
             .with_parent_block_number(number)
@@ -98,7 +98,8 @@ async fn chain_view_follows_real_forks_and_finality() {
     let world = world();
     let (view, driver) = build(ClientChain::new(world.client.clone()), metrics()).unwrap();
     let secret = [5; 32];
-    let key = sp_core::Pair::public(&<sp_core::ed25519::Pair as sp_core::Pair>::from_seed(&secret)).0;
+    let key =
+        sp_core::Pair::public(&<sp_core::ed25519::Pair as sp_core::Pair>::from_seed(&secret)).0;
     let genesis = world.genesis();
 
     // Trunk: the key is bound to Bob.

@@ -163,7 +163,10 @@ pub fn bind_payload(
 
 sp_api::decl_runtime_apis! {
     /// Reputation, as the state of one block has it.
-    pub trait ReputationApi<AccountId: Codec> {
+    pub trait ReputationApi<AccountId>
+    where
+        AccountId: Codec,
+    {
         /// A counter that grows by one with every call that changes what `peers` answers, and never
         /// otherwise: while it stands still on a fork, so do the scores.
         fn revision() -> u64;
