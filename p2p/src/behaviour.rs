@@ -46,7 +46,9 @@ impl Behaviour {
         // A convenience of dev chains; a machine without multicast still has its bootnodes.
         let mdns = if config.bootstrap.mdns {
             mdns::tokio::Behaviour::new(mdns::Config::default(), local)
-                .inspect_err(|error| tracing::warn!(%error, "no mDNS: peers of the local network are not found by themselves"))
+                .inspect_err(
+                    |error| tracing::warn!(%error, "local peers are not looked for: no mDNS"),
+                )
                 .ok()
         } else {
             None

@@ -25,7 +25,7 @@ use crate::{
 use libp2p::identity::Keypair;
 use std::sync::Arc;
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{Notify, mpsc, watch},
     task::{AbortHandle, JoinSet},
 };
 use tokio_util::sync::CancellationToken;
@@ -46,6 +46,7 @@ pub struct Driver {
     pub(crate) announce_runner: announce::Runner,
     pub(crate) publishes: mpsc::Receiver<Publish>,
     pub(crate) phase: watch::Sender<Phase>,
+    pub(crate) announce_again: Arc<Notify>,
 }
 
 /// A part of the service that runs as a task.
@@ -55,7 +56,7 @@ enum Part {
     Fills,
     Announcer,
     Publisher,
-    Startup,
+    Holdings,
 }
 
 impl Part {
@@ -65,7 +66,7 @@ impl Part {
             Self::Fills => "fills",
             Self::Announcer => "announcer",
             Self::Publisher => "publisher",
-            Self::Startup => "first announcement",
+            Self::Holdings => "announcements of what is held",
         }
     }
 }
@@ -120,7 +121,7 @@ impl Driver {
             let held = cache.status();
             tracing::info!("Cache: {} of {} bytes used", held.bytes, held.capacity);
         }
-        let endpoint = server::listen(&self.config.server, self.tls.clone())?;
+        let endpoint = server::listen(&self.config.server, self.tls.clone(), &self.identity)?;
         let listen_addr = endpoint.local_addr().map_err(RunError::Socket)?;
         let upstream = match &self.cache {
             Some(cache) => Some((self.upstream()?, Arc::clone(cache))),
@@ -177,14 +178,16 @@ impl Driver {
             });
         }
 
-        let startup = first_announcement(
-            self.origin.clone(),
-            self.cache.filter(|_| config.fill.announce),
-            self.announcer.clone(),
-        );
+        let holdings = Holdings {
+            origin: self.origin.clone(),
+            cache: self.cache.filter(|_| config.fill.announce),
+            announcer: self.announcer.clone(),
+            again: self.announce_again,
+        };
+        let running = holdings.run(stop_rest.clone());
         tasks.spawn(async move {
-            startup.await;
-            Part::Startup
+            running.await;
+            Part::Holdings
         });
 
         if let Some(origin) = &self.origin {
@@ -225,7 +228,6 @@ impl Parts {
     async fn failed(&mut self) -> RunError {
         loop {
             match self.tasks.join_next().await {
-                Some(Ok(Part::Startup)) => {}
                 Some(Ok(part)) => return RunError::Part { part: part.name() },
                 Some(Err(_)) => return RunError::Part { part: "task" },
                 None => return RunError::Part { part: "driver" },
@@ -246,24 +248,43 @@ impl Parts {
     }
 }
 
-/// Announces what is held already.
-async fn first_announcement(
+/// Announces what is held already: at the start, and again whenever the directory has forgotten.
+struct Holdings {
     origin: Option<Arc<Origin>>,
     cache: Option<Arc<Cache>>,
     announcer: Announcer,
-) {
-    if let Some(origin) = origin {
-        let (contents, blobs) = origin.held();
-        for content in contents {
-            announcer.provide(Record::Content(content)).await;
-        }
-        for blob in blobs {
-            announcer.provide(Record::Shard(ShardId(blob))).await;
+    again: Arc<Notify>,
+}
+
+impl Holdings {
+    /// Runs until `stop`.
+    async fn run(self, stop: CancellationToken) {
+        loop {
+            let announced = async {
+                self.announce().await;
+                self.again.notified().await;
+            };
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = announced => {}
+            }
         }
     }
-    if let Some(cache) = cache {
-        for blob in cache.held() {
-            announcer.provide(Record::Shard(ShardId(blob))).await;
+
+    async fn announce(&self) {
+        if let Some(origin) = &self.origin {
+            let (contents, blobs) = origin.held();
+            for content in contents {
+                self.announcer.provide(Record::Content(content)).await;
+            }
+            for blob in blobs {
+                self.announcer.provide(Record::Shard(ShardId(blob))).await;
+            }
+        }
+        if let Some(cache) = &self.cache {
+            for blob in cache.held() {
+                self.announcer.provide(Record::Shard(ShardId(blob))).await;
+            }
         }
     }
 }

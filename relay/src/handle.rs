@@ -13,7 +13,7 @@ use crate::{
 use libp2p::PeerId;
 use serde::Serialize;
 use std::{net::SocketAddr, sync::Arc};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 /// A shard service. Cloning gives another handle to the same one.
 #[derive(Clone)]
@@ -29,6 +29,7 @@ pub(crate) struct Shared {
     pub(crate) metrics: Metrics,
     pub(crate) phase: watch::Receiver<Phase>,
     pub(crate) publishes: mpsc::Sender<Publish>,
+    pub(crate) announce_again: Arc<Notify>,
 }
 
 /// A publish that was asked for.
@@ -176,6 +177,12 @@ impl Relay {
             mpsc::error::TrySendError::Closed(_) => PublishError::Stopped,
         })?;
         answer.await.unwrap_or(Err(PublishError::Stopped))
+    }
+
+    /// Announces all that is held once more: for a directory that was built anew and knows nothing.
+    /// Asked for again before that is done, it is done once.
+    pub fn announce_again(&self) {
+        self.shared.announce_again.notify_one();
     }
 
     /// The contents that the origin keeps, in the order of their ids; none when there is no origin.

@@ -80,7 +80,7 @@ use handle::Shared;
 use libp2p::identity::Keypair;
 use std::{path::PathBuf, sync::Arc};
 use store::{Disk, Files, Origin};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 /// What a shard service needs from its surroundings.
 pub struct Deps {
@@ -117,6 +117,7 @@ pub fn build(config: Config, deps: Deps) -> Result<(Relay, Driver), BuildError> 
     let (fills, fill_runner) = fill::build(&config.fill);
     let (announcer, announce_runner) = announce::build(Arc::clone(&directory), metrics.clone());
     let (publish_sender, publishes) = mpsc::channel(config.publish.publishes);
+    let announce_again = Arc::new(Notify::new());
     let (phase, phase_receiver) = watch::channel(Phase::Starting);
 
     let shared = Shared {
@@ -127,6 +128,7 @@ pub fn build(config: Config, deps: Deps) -> Result<(Relay, Driver), BuildError> 
         metrics: metrics.clone(),
         phase: phase_receiver,
         publishes: publish_sender,
+        announce_again: Arc::clone(&announce_again),
     };
     let driver = Driver {
         config,
@@ -143,6 +145,7 @@ pub fn build(config: Config, deps: Deps) -> Result<(Relay, Driver), BuildError> 
         announce_runner,
         publishes,
         phase,
+        announce_again,
     };
     Ok((Relay { shared: Arc::new(shared) }, driver))
 }

@@ -8,8 +8,12 @@ use crate::{server, upstream, wire::ALPN};
 use libp2p::{PeerId, identity::Keypair};
 use quinn::{
     Connection, Endpoint, EndpointConfig, IdleTimeout, TokioRuntime, TransportConfig, VarInt,
-    crypto::rustls::{QuicClientConfig, QuicServerConfig},
+    crypto::{
+        CryptoError, HmacKey,
+        rustls::{QuicClientConfig, QuicServerConfig},
+    },
 };
+use quinn_proto::HashedConnectionIdGenerator;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::{
     io,
@@ -117,12 +121,53 @@ pub(crate) fn socket(addr: SocketAddr, buffer: usize) -> io::Result<UdpSocket> {
     Ok(socket.into())
 }
 
-/// An endpoint on `socket`, for a server if `server` says so.
-pub(crate) fn endpoint(
+/// A server's endpoint on `socket`.
+///
+/// Its connection ids and reset tokens come from the node's key and not from chance, so a server that
+/// was killed and started again answers the packets of its old connections with a reset that the
+/// viewers believe: they connect again at once instead of waiting for their idle timeout.
+pub(crate) fn server_endpoint(
     socket: UdpSocket,
-    server: Option<quinn::ServerConfig>,
+    server: quinn::ServerConfig,
+    identity: &Keypair,
 ) -> io::Result<Endpoint> {
-    Endpoint::new(EndpointConfig::default(), server, socket, Arc::new(TokioRuntime))
+    let mut config = EndpointConfig::default();
+    // Only ed25519 keys derive secrets, and the overlay has no others.
+    if let Some(secret) = identity.derive_secret(b"nsn shard service resets") {
+        let ids = blake3::derive_key("nsn shard connection ids 1", &secret);
+        let [a, b, c, d, e, f, g, h, ..] = ids;
+        let ids = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
+        let resets = ResetKey(blake3::derive_key("nsn shard stateless resets 1", &secret));
+        config
+            .cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(ids)))
+            .reset_key(Arc::new(resets));
+    }
+    Endpoint::new(config, Some(server), socket, Arc::new(TokioRuntime))
+}
+
+/// What reset tokens are made with (RFC 9000, 10.3.2): a keyed BLAKE3 of the connection id.
+struct ResetKey([u8; 32]);
+
+impl HmacKey for ResetKey {
+    fn sign(&self, data: &[u8], signature_out: &mut [u8]) {
+        let hash = blake3::keyed_hash(&self.0, data);
+        for (out, byte) in signature_out.iter_mut().zip(hash.as_bytes()) {
+            *out = *byte;
+        }
+    }
+
+    fn signature_len(&self) -> usize {
+        blake3::OUT_LEN
+    }
+
+    fn verify(&self, data: &[u8], signature: &[u8]) -> Result<(), CryptoError> {
+        let hash = blake3::keyed_hash(&self.0, data);
+        // The comparison of hashes takes the same time whatever differs.
+        match <[u8; blake3::OUT_LEN]>::try_from(signature) {
+            Ok(signature) if hash == blake3::Hash::from_bytes(signature) => Ok(()),
+            _ => Err(CryptoError),
+        }
+    }
 }
 
 /// An endpoint that only dials: over IPv6 and IPv4 where the system has both.
@@ -130,7 +175,7 @@ pub(crate) fn dialling_endpoint(buffer: usize) -> io::Result<Endpoint> {
     let any_v6 = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0));
     let any_v4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
     let socket = socket(any_v6, buffer).or_else(|_| socket(any_v4, buffer))?;
-    endpoint(socket, None)
+    Endpoint::new(EndpointConfig::default(), None, socket, Arc::new(TokioRuntime))
 }
 
 /// The PeerId that the other end of a connection has proved.
@@ -139,4 +184,72 @@ pub(crate) fn peer_of(connection: &Connection) -> Option<PeerId> {
     let chain = chain.downcast::<Vec<rustls::pki_types::CertificateDer<'static>>>().ok()?;
     let certificate = libp2p_tls::certificate::parse(chain.first()?).ok()?;
     Some(certificate.peer_id())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Instant;
+
+    fn serve(addr: SocketAddr, identity: &Keypair) -> io::Result<Endpoint> {
+        let tls = server_config(identity, &server::Config::default()).unwrap();
+        server_endpoint(socket(addr, 64 * 1024)?, tls, identity)
+    }
+
+    /// A runtime that dies like a process: nothing of it gets to say goodbye.
+    fn process() -> tokio::runtime::Runtime {
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_server_that_was_killed_and_came_back_resets_its_old_connections() {
+        let identity = Keypair::generate_ed25519();
+        let peer = identity.public().to_peer_id();
+        let first = process();
+        let endpoint = {
+            let _inside = first.enter();
+            serve((Ipv4Addr::LOCALHOST, 0).into(), &identity).unwrap()
+        };
+        let addr = endpoint.local_addr().unwrap();
+        first.spawn(async move {
+            let connection = endpoint.accept().await.unwrap().await.unwrap();
+            connection.closed().await
+        });
+
+        let viewer = dialling_endpoint(64 * 1024).unwrap();
+        let config =
+            client_config(&Keypair::generate_ed25519(), peer, &upstream::PoolConfig::default());
+        let connection =
+            viewer.connect_with(config.unwrap(), addr, SERVER_NAME).unwrap().await.unwrap();
+        first.shutdown_background();
+
+        let second = process();
+        let _inside = second.enter();
+        let start = Instant::now();
+        let _endpoint = loop {
+            // The socket of the first goes with its last task.
+            match serve(addr, &identity) {
+                Ok(endpoint) => break endpoint,
+                Err(error) => assert!(start.elapsed() < Duration::from_secs(5), "{error}"),
+            }
+            tokio::task::yield_now().await;
+        };
+        // Whatever the viewer says next is answered with a reset that it believes.
+        let (mut send, _receive) = connection.open_bi().await.unwrap();
+        send.write_all(b"are you there?").await.unwrap();
+        let end = tokio::time::timeout(Duration::from_secs(5), connection.closed()).await;
+        assert!(matches!(end, Ok(quinn::ConnectionError::Reset)), "{end:?}");
+        second.shutdown_background();
+    }
+
+    #[test]
+    fn a_reset_token_is_the_keys_own() {
+        let (ours, other) = (ResetKey([1; 32]), ResetKey([2; 32]));
+        let mut token = vec![0; ours.signature_len()];
+        ours.sign(b"connection", &mut token);
+        assert!(ours.verify(b"connection", &token).is_ok());
+        assert!(ours.verify(b"another", &token).is_err());
+        assert!(other.verify(b"connection", &token).is_err());
+        assert!(ours.verify(b"connection", &token[..16]).is_err());
+    }
 }

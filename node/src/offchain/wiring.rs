@@ -38,11 +38,19 @@ impl Wiring {
     async fn tell_services(&self) {
         let mut overlays = self.overlay.watch();
         let mut relays = self.relay.watch();
+        let mut new_overlay = false;
         loop {
+            new_overlay |= overlays.has_changed().unwrap_or(false);
             let overlay = overlays.borrow_and_update().clone();
             let relay = relays.borrow_and_update().clone();
             if let Some(overlay) = overlay {
                 self.tell(&overlay, relay.as_ref()).await;
+                if let Some(relay) = relay
+                    && std::mem::take(&mut new_overlay)
+                {
+                    // It knows nothing of what this node holds.
+                    relay.announce_again();
+                }
             }
             let changed = tokio::select! {
                 changed = overlays.changed() => changed,

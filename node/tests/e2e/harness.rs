@@ -158,7 +158,11 @@ impl Node {
     }
 
     /// A JSON-RPC call.
-    pub(crate) async fn try_call(&self, method: &str, params: ArrayParams) -> Result<Value, ClientError> {
+    pub(crate) async fn try_call(
+        &self,
+        method: &str,
+        params: ArrayParams,
+    ) -> Result<Value, ClientError> {
         self.rpc.request(method, params).await
     }
 

@@ -2,7 +2,7 @@
 //!
 //! A message goes: gossipsub (signature, duplicate) -> [`validate`] (envelope, age, who may speak)
 //! -> accept, ignore or reject -> local subscribers. Peers are scored by gossipsub from what they
-//! send ([`params`]) and by us from what the chain says of them ([`score`]).
+//! send (`params`) and by us from what the chain says of them ([`score`]).
 
 mod announce;
 mod config;

@@ -76,10 +76,8 @@ async fn an_address_without_a_transport_is_told() {
     assert!(text.contains("/unix/x") && text.contains("no transport"), "{text}");
 }
 
-/// Needs an interface with multicast, which not every build machine has:
-/// `cargo nextest run -p nsn-p2p --run-ignored only`.
+/// Needs an interface with multicast.
 #[tokio::test]
-#[ignore = "needs a network interface with multicast"]
 async fn nodes_of_one_local_network_find_each_other_by_mdns() {
     let start = |n| {
         let mut config =

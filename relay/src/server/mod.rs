@@ -19,6 +19,7 @@ use crate::{
     transport,
     wire::Code,
 };
+use libp2p::identity::Keypair;
 use quinn::{Endpoint, Incoming};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -122,10 +123,14 @@ const GOODBYE: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// When the address is taken or is none of this machine.
-pub(crate) fn listen(config: &Config, tls: quinn::ServerConfig) -> Result<Endpoint, RunError> {
+pub(crate) fn listen(
+    config: &Config,
+    tls: quinn::ServerConfig,
+    identity: &Keypair,
+) -> Result<Endpoint, RunError> {
     let addr = config.listen_addr;
     let listen = transport::socket(addr, config.socket_buffer)
-        .and_then(|socket| transport::endpoint(socket, Some(tls)));
+        .and_then(|socket| transport::server_endpoint(socket, tls, identity));
     listen.map_err(|source| match source.kind() {
         io::ErrorKind::AddrInUse => RunError::InUse { addr },
         _ => RunError::Listen { addr, source },

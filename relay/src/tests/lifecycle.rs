@@ -80,6 +80,11 @@ async fn what_is_held_is_announced_after_publishing_and_after_a_restart() {
     assert_eq!(origin.relay.contents(), contents);
     let mut provided = origin.directory.provided();
     provided.wait_for(|provided| *provided == expected).await.unwrap();
+
+    // A directory that lost everything is told again, once it is asked for.
+    origin.directory.forget();
+    origin.relay.announce_again();
+    provided.wait_for(|provided| *provided == expected).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -196,7 +196,7 @@ impl Puppet {
         let config = server::Config::default();
         let tls = transport::server_config(&identity, &config).unwrap();
         let socket = transport::socket((Ipv4Addr::LOCALHOST, 0).into(), 65536).unwrap();
-        let endpoint = transport::endpoint(socket, Some(tls)).unwrap();
+        let endpoint = transport::server_endpoint(socket, tls, &identity).unwrap();
         let source = Source {
             peer: identity.public().to_peer_id(),
             addrs: vec![endpoint.local_addr().unwrap()],

@@ -82,6 +82,11 @@ mod fake {
             lock(&self.sources).entry(blob).or_default().push(source);
         }
 
+        /// Loses everything that was announced.
+        pub(crate) fn forget(&self) {
+            self.provided.send_modify(BTreeSet::clear);
+        }
+
         /// What was announced and not ended.
         pub(crate) fn provided(&self) -> watch::Receiver<BTreeSet<Record>> {
             self.provided.subscribe()

@@ -13,10 +13,7 @@ use sc_consensus::{BlockImport as _, BlockImportParams, ForkChoiceStrategy};
 use sp_consensus::BlockOrigin;
 use sp_consensus_aura::{Slot, sr25519::AuthoritySignature};
 use sp_keyring::Sr25519Keyring::{Alice, Bob};
-use sp_runtime::{
-    Digest, DigestItem, OpaqueExtrinsic,
-    traits::Block as _,
-};
+use sp_runtime::{Digest, DigestItem, OpaqueExtrinsic, traits::Block as _};
 
 use super::{ClientChain, build};
 use crate::{cli::Cli, service};
