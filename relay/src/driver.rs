@@ -226,16 +226,13 @@ impl Driver {
 impl Parts {
     /// Ends when a part has ended that never should.
     async fn failed(&mut self) -> RunError {
-        loop {
-            match self.tasks.join_next().await {
-                Some(Ok(part)) => return RunError::Part { part: part.name() },
-                Some(Err(_)) => return RunError::Part { part: "task" },
-                None => return RunError::Part { part: "driver" },
-            }
+        match self.tasks.join_next().await {
+            Some(Ok(part)) => RunError::Part { part: part.name() },
+            Some(Err(_)) => RunError::Part { part: "task" },
+            None => RunError::Part { part: "driver" },
         }
     }
 
-    /// Ends the server, which drains, and then what it needs.
     async fn drain(mut self) {
         self.stop_server.cancel();
         while !self.server.is_finished() && self.tasks.join_next().await.is_some() {}

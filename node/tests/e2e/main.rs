@@ -1,5 +1,14 @@
 //! Real `nsn-node` processes over JSON-RPC: what a validator, a relay operator and a viewer see.
 
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::unwrap_used,
+    reason = "this crate is tests throughout; clippy.toml knows only functions marked as such"
+)]
+
 mod bad_input;
 mod harness;
 mod main_job;
