@@ -6,6 +6,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/lib.sh
 
+began=$(date +%s%N)
 once=no
 case "${1:-}" in
     "") ;;
@@ -20,7 +21,12 @@ cargo build --locked -p nsn-node
 node="$CARGO_TARGET_DIR/debug/nsn-node"
 sample="$PWD/scripts/media/sample.mp4"
 
-started=$SECONDS
+# Seconds since the start of this script, with one decimal.
+passed() {
+    local tenths=$((($(date +%s%N) - began) / 100000000))
+    printf '%d.%d' $((tenths / 10)) $((tenths % 10))
+}
+
 dir=$(mktemp -d "${TMPDIR:-/tmp}/nsn-run.XXXXXX")
 pids=()
 
@@ -40,7 +46,9 @@ cleanup() {
     exit "$1"
 }
 trap 'cleanup $?' EXIT
-trap 'cleanup 0' INT TERM
+# Stopping is a success only once there is something to stop.
+on_signal=130
+trap 'cleanup $on_signal' INT TERM
 
 # Whether a TCP or UDP port is in use, by the kernel's own tables.
 in_use() {
@@ -50,11 +58,28 @@ in_use() {
         /proc/net/tcp /proc/net/tcp6 /proc/net/udp /proc/net/udp6 2>/dev/null
 }
 
-# The first free port from $1 on.
-port_from() {
-    local port=$1
-    while in_use "$port"; do port=$((port + 1)); done
-    echo "$port"
+# Puts the first port from $2 on that is free, and that this script has not given away, into the
+# variable $1.
+given=" "
+take_port() {
+    local port=$2
+    while in_use "$port" || [[ $given == *" $port "* ]]; do port=$((port + 1)); done
+    given+="$port "
+    printf -v "$1" %s "$port"
+}
+
+# The services open a moment after the RPC, and the relay has to find the super-node: so a few tries.
+try() {
+    local what=$1 tries=0
+    shift
+    until output=$("$@" 2>"$dir/last-error"); do
+        tries=$((tries + 1))
+        if [ $tries -gt 150 ]; then
+            cat "$dir/last-error" >&2
+            die "$what failed" "The logs are $dir/validator.log and $dir/relay.log."
+        fi
+        sleep 0.2
+    done
 }
 
 # Waits for a line in a log; says what was waited for if it does not come.
@@ -62,19 +87,24 @@ wait_log() {
     local name=$1 text=$2 pid=$3 tries=0
     until grep -q "$text" "$dir/$name.log"; do
         tries=$((tries + 1))
-        if ! kill -0 "$pid" 2>/dev/null || [ $tries -gt 300 ]; then
+        if ! kill -0 "$pid" 2>/dev/null || [ $tries -gt 1200 ]; then
             tail -n 20 "$dir/$name.log" >&2
             die "the $name did not come up" "Its log, above, says why."
         fi
-        sleep 0.1
+        sleep 0.05
     done
 }
 
-v_rpc=$(port_from 9944) v_p2p=$(port_from 30333) v_prom=$(port_from 9615)
-v_overlay=$(port_from 9000) v_shards=$(port_from 9003)
-r_rpc=$(port_from $((v_rpc + 1))) r_p2p=$(port_from $((v_p2p + 1)))
-r_prom=$(port_from $((v_prom + 1))) r_overlay=$(port_from $((v_overlay + 10)))
-r_shards=$(port_from $((v_shards + 10)))
+take_port v_rpc 9944
+take_port v_p2p 30333
+take_port v_prom 9615
+take_port v_overlay 9000
+take_port v_shards 9003
+take_port r_rpc 9945
+take_port r_p2p 30334
+take_port r_prom 9616
+take_port r_overlay 9010
+take_port r_shards 9013
 
 "$node" key generate-node-key --file "$dir/validator.key" 2>/dev/null
 "$node" key generate-node-key --file "$dir/relay.key" 2>/dev/null
@@ -91,7 +121,9 @@ say "starting the validator, which is the super-node too"
 pids+=($!)
 # One after the other: each compiles the runtime first, which takes both cores for a second or two.
 wait_log validator "Running JSON-RPC server" "${pids[0]}"
-say "it answers JSON-RPC after $((SECONDS - started)) s; starting the relay"
+rpc="http://127.0.0.1:$v_rpc"
+try "the first JSON-RPC call" "$node" content list --rpc-url "$rpc"
+say "it answers JSON-RPC $(passed) s after the start; starting the relay"
 "$node" --chain dev --relay --name relay \
     --base-path "$dir/relay" --node-key-file "$dir/relay.key" \
     --port "$r_p2p" --rpc-port "$r_rpc" --prometheus-port "$r_prom" --no-mdns --no-telemetry \
@@ -105,22 +137,7 @@ pids+=($!)
 
 wait_log relay "Running JSON-RPC server" "${pids[1]}"
 
-rpc="http://127.0.0.1:$v_rpc"
 from="/ip4/127.0.0.1/udp/$r_shards/quic-v1/p2p/$r_peer"
-# The services open a moment after the RPC, and the relay has to find the super-node: so a few tries.
-try() {
-    local what=$1 tries=0
-    shift
-    until output=$("$@" 2>"$dir/last-error"); do
-        tries=$((tries + 1))
-        if [ $tries -gt 60 ]; then
-            cat "$dir/last-error" >&2
-            die "$what failed" "The logs are $dir/validator.log and $dir/relay.log."
-        fi
-        sleep 0.5
-    done
-}
-
 say "publishing the sample video on the validator"
 try "publishing" "$node" content publish "$sample" --rpc-url "$rpc"
 id=$(printf '%s\n' "$output" | tail -n 1)
@@ -130,7 +147,7 @@ cmp "$sample" "$dir/fetched.mp4" || die "the bytes differ" "This must never happ
 
 cat <<EOT
 
-It works: the video came back through the relay, byte for byte ($(wc -c <"$sample") bytes), $((SECONDS - started)) s after the start.
+It works: the video came back through the relay, byte for byte ($(wc -c <"$sample") bytes), $(passed) s after the start.
 
   validator and super-node   JSON-RPC http://127.0.0.1:$v_rpc   metrics http://127.0.0.1:$v_prom/metrics
   relay                      JSON-RPC http://127.0.0.1:$r_rpc   metrics http://127.0.0.1:$r_prom/metrics
@@ -144,6 +161,7 @@ Try next:
   $node content list --rpc-url $rpc
 EOT
 [ $once = no ] || exit 0
+on_signal=0
 printf '\nBoth nodes go on running. Ctrl-C stops them and removes %s.\n' "$dir"
 wait -n "${pids[@]}" || true
 die "a node ended by itself" "Its log, in $dir, says why."

@@ -1,15 +1,21 @@
 #!/usr/bin/env bash
 # Passes all tests: pure logic, the overlay on its in-memory network, the relay over loopback QUIC,
-# real nsn-node processes, and a zombienet network. `--fast` leaves the last one out.
+# real nsn-node processes, and a zombienet network.
+#
+#   scripts/test.sh              all
+#   scripts/test.sh --fast       all but the zombienet network
+#   scripts/test.sh -E 'EXPR'    only the tests that a nextest expression names, such as test(100_mb)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/lib.sh
 
 fast=no
+only=
 case "${1:-}" in
     "") ;;
     --fast) fast=yes ;;
-    *) die "unknown argument $1" "Usage: scripts/test.sh [--fast]" ;;
+    -E) only=${2:?"-E wants an expression"} ;;
+    *) die "unknown argument $1" "Usage: scripts/test.sh [--fast | -E EXPRESSION]" ;;
 esac
 
 scripts/setup.sh
@@ -18,6 +24,10 @@ nsn_env
 step "building node and tests (cold: about 20 minutes on 2 cores, warm: a minute)"
 cargo nextest run --workspace --locked --no-run
 
+if [ -n "$only" ]; then
+    cargo nextest run --workspace --locked --no-fail-fast -E "$only"
+    exit
+fi
 step "running the tests (about 4 minutes)"
 cargo nextest run --workspace --locked --no-fail-fast
 

@@ -135,6 +135,10 @@ pub struct ConfigCmd {
     #[arg(long)]
     pub json: bool,
 
+    /// The chain whose settings are shown: on `dev` and `local`, any address may be used.
+    #[arg(long, value_name = "CHAIN_SPEC", default_value = "local")]
+    pub chain: String,
+
     /// The options whose effect is shown.
     #[command(flatten)]
     pub nsn: NsnArgs,

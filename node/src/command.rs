@@ -2,7 +2,8 @@
 
 use nsn_runtime::opaque::Block;
 use sc_cli::SubstrateCli;
-use sc_service::PartialComponents as Parts;
+use sc_network::config::TransportConfig;
+use sc_service::{Configuration, PartialComponents as Parts};
 
 use crate::{
     cli::{Cli, Subcommand},
@@ -19,7 +20,10 @@ pub fn run() -> sc_cli::Result<()> {
         None => run_node(&cli),
         Some(Subcommand::Content(command)) => client::run(command.run()),
         Some(Subcommand::Peer(command)) => command.run().map_err(application),
-        Some(Subcommand::Config(command)) => client::print_config(command).map_err(application),
+        Some(Subcommand::Config(command)) => {
+            let chain = cli.load_spec(&command.chain)?.chain_type();
+            client::print_config(command, chain).map_err(application)
+        }
         Some(Subcommand::Key(command)) => command.run(&cli),
         #[allow(deprecated, reason = "zombienet calls it by this name")]
         Some(Subcommand::BuildSpec(command)) => cli
@@ -67,7 +71,9 @@ fn run_node(cli: &Cli) -> sc_cli::Result<()> {
     // Before anything is opened or started: a bad setting ends here, with one line.
     let nsn = config::Effective::resolve(&cli.nsn).map_err(application)?;
     let runner = cli.create_runner(&cli.run)?;
-    nsn.check_for(&*runner.config().chain_spec).map_err(application)?;
+    let Configuration { chain_spec, network, .. } = runner.config();
+    let mdns = matches!(network.transport, TransportConfig::Normal { enable_mdns: true, .. });
+    let nsn = nsn.for_chain(chain_spec.chain_type(), mdns).map_err(application)?;
     runner.run_node_until_exit(|config| async move {
         service::full(config, nsn).map_err(sc_cli::Error::Service)
     })

@@ -2,7 +2,7 @@
 
 use std::{fs, io, path::PathBuf, str::FromStr, time::Duration};
 
-use sc_service::{ChainSpec, ChainType};
+use sc_service::ChainType;
 use serde::{Deserialize, Serialize};
 
 use crate::cli::NsnArgs;
@@ -144,18 +144,29 @@ impl Effective {
         Ok(Self { settings, fault: args.test_panic.clone() })
     }
 
-    /// Checks what depends on the chain.
+    /// Applies what depends on the chain, and checks it. On development and local chains, where all
+    /// nodes may share one machine, any address counts as reachable and one source may connect as
+    /// often as it likes; on development chains nodes of one network find each other by mDNS, if
+    /// `mdns` allows it.
     ///
     /// # Errors
-    /// When a test hook is asked for on a chain that is not for tests.
-    pub fn check_for(&self, chain: &dyn ChainSpec) -> Result<(), Error> {
-        let for_tests = matches!(chain.chain_type(), ChainType::Development | ChainType::Local);
+    /// When a setting makes no sense on that chain, or a test hook is asked for on one that is not
+    /// for tests.
+    pub fn for_chain(mut self, kind: ChainType, mdns: bool) -> Result<Self, Error> {
+        let for_tests = matches!(kind, ChainType::Development | ChainType::Local);
+        if for_tests {
+            self.settings.overlay.address_policy = nsn_p2p::AddressPolicy::Any;
+            self.settings.shards.server.connections_per_second_per_source = 0;
+        }
+        self.settings.overlay.bootstrap.mdns |= kind == ChainType::Development && mdns;
         if self.fault.is_some() && !for_tests {
             return Err(Error::Invalid(
                 "--test-panic works on development and local chains only".into(),
             ));
         }
-        Ok(())
+        let overlay = self.settings.overlay.validate();
+        overlay.map_err(|error| Error::Invalid(format!("[overlay] {error}")))?;
+        Ok(self)
     }
 
     /// The settings as TOML.
@@ -191,7 +202,6 @@ impl Settings {
         if self.service_threads == 0 {
             return invalid("service_threads must be at least 1".into());
         }
-        self.overlay.validate().map_err(|error| Error::Invalid(format!("[overlay] {error}")))?;
         self.shards.validate().map_err(|error| Error::Invalid(format!("[shards] {error}")))
     }
 }
@@ -308,6 +318,23 @@ mod tests {
         assert!(matches!(error, Error::Invalid(_)));
         with_file("region = \"Europe!\"\n", NsnArgs::default()).unwrap_err();
         with_file("service_threads = 0\n", NsnArgs::default()).unwrap_err();
+    }
+
+    #[test]
+    fn private_public_addresses_are_for_test_chains_only() {
+        let args = NsnArgs {
+            overlay_public_addr: vec!["/ip4/10.0.0.1/tcp/9000".parse().unwrap()],
+            ..Default::default()
+        };
+        let resolved = || Effective::resolve(&args).unwrap();
+        let local = resolved().for_chain(ChainType::Local, true).unwrap();
+        assert!(!local.settings.overlay.bootstrap.mdns);
+        let error = resolved().for_chain(ChainType::Live, true).unwrap_err().to_string();
+        assert!(error.contains("10.0.0.1"), "{error}");
+        let dev = resolved().for_chain(ChainType::Development, true).unwrap();
+        assert!(dev.settings.overlay.bootstrap.mdns);
+        let quiet = resolved().for_chain(ChainType::Development, false).unwrap();
+        assert!(!quiet.settings.overlay.bootstrap.mdns);
     }
 
     #[test]

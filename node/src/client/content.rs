@@ -1,7 +1,7 @@
 //! `nsn-node content publish|get|list`.
 
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -27,6 +27,12 @@ const POLL: Duration = Duration::from_millis(200);
 
 /// Longest wait for a publication; hours of video take minutes.
 const PUBLISH_LIMIT: Duration = Duration::from_secs(6 * 3600);
+
+/// Names tried in the inbox.
+const MAX_NAMES: usize = 100;
+
+/// Entries of a list asked for at a time.
+const PAGE: u32 = 500;
 
 /// Longest wait for any other answer.
 const CALL_LIMIT: Duration = Duration::from_secs(30);
@@ -207,20 +213,41 @@ impl Staged {
             )));
         }
         let original = file.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
-        // The name is kept, since lists show it, unless another publication of a file of that name
-        // is under way, or the name is one that the inbox hides.
-        let mut name = original.trim_start_matches('.').to_owned();
-        if name.is_empty() || inbox.join(&name).exists() {
-            name = format!("{}-{name}", std::process::id());
+        let original = original.trim_start_matches('.');
+        // The name is kept, since lists show it, unless it is taken or one that the inbox hides.
+        let plain = (!original.is_empty()).then(|| original.to_owned());
+        let numbered = (1..MAX_NAMES).map(|n| format!("{n}-{original}"));
+        for name in plain.into_iter().chain(numbered) {
+            let path = inbox.join(&name);
+            match place(&file, &path) {
+                Ok(()) => return Ok(Self { path, name }),
+                // Never touched: it may be another name of somebody's original.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(source) => {
+                    return Err(Error::File { path: path.display().to_string(), source });
+                }
+            }
         }
-        let path = inbox.join(&name);
-        // On the same file system a second name costs nothing; otherwise the bytes are copied.
-        if fs::hard_link(&file, &path).is_err() {
-            fs::copy(&file, &path)
-                .map_err(|source| Error::File { path: path.display().to_string(), source })?;
-        }
-        Ok(Self { path, name })
+        Err(Error::Argument(format!(
+            "the inbox {} holds {MAX_NAMES} files of that name: clear it",
+            inbox.display()
+        )))
     }
+}
+
+/// Gives `file` a second name, which costs nothing on the same file system; otherwise copies its
+/// bytes. Never writes to a file that is there already.
+fn place(file: &Path, path: &Path) -> io::Result<()> {
+    match fs::hard_link(file, path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {}
+        linked => return linked,
+    }
+    let mut from = fs::File::open(file)?;
+    let mut to = fs::OpenOptions::new().write(true).create_new(true).open(path)?;
+    io::copy(&mut from, &mut to).map(drop).inspect_err(|_| {
+        // Half a copy is of no use; what is left of it if this fails shows in the inbox.
+        let _ = fs::remove_file(path);
+    })
 }
 
 impl Drop for Staged {
@@ -300,19 +327,29 @@ impl Get {
 impl List {
     async fn run(&self) -> Result<(), Error> {
         let rpc = Rpc::new(&self.node, CALL_LIMIT)?;
-        let kept: Vec<Kept> = rpc.call("content_v1_list", rpc_params![]).await?;
-        if kept.is_empty() && !self.json {
+        let mut after: Option<String> = None;
+        loop {
+            let page: Vec<Kept> = rpc.call("content_v1_list", rpc_params![&after, PAGE]).await?;
+            let Some(last) = page.last() else { break };
+            after = Some(last.content_id.clone());
+            for content in page {
+                self.print(&content)?;
+            }
+        }
+        if after.is_none() && !self.json {
             print_line("this node keeps no published content")?;
         }
-        for content in kept {
-            if self.json {
-                print_line(serde_json::json!(content))?;
-            } else {
-                print_line(format_args!(
-                    "{}  {:>14} bytes  {}  {}",
-                    content.content_id, content.total_len, content.media_type, content.name
-                ))?;
-            }
+        Ok(())
+    }
+
+    fn print(&self, content: &Kept) -> Result<(), Error> {
+        if self.json {
+            print_line(serde_json::json!(content))?;
+        } else {
+            print_line(format_args!(
+                "{}  {:>14} bytes  {}  {}",
+                content.content_id, content.total_len, content.media_type, content.name
+            ))?;
         }
         Ok(())
     }
@@ -327,5 +364,40 @@ const fn stage(stage: Stage) -> &'static str {
         Stage::Fetching => "fetching",
         Stage::Finishing => "finishing",
         Stage::Done => "done",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn staging_never_touches_a_file_that_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let inbox = dir.path().join("inbox");
+        fs::create_dir(&inbox).unwrap();
+        let film = dir.path().join("film.mp4");
+        fs::write(&film, b"the original").unwrap();
+        // What a killed publication leaves: a second name of the original itself.
+        fs::hard_link(&film, inbox.join("film.mp4")).unwrap();
+        fs::write(inbox.join("1-film.mp4"), b"somebody else's").unwrap();
+
+        let staged = Staged::put(&film, &inbox).unwrap();
+        assert_eq!(staged.name, "2-film.mp4");
+        assert_eq!(fs::read(&film).unwrap(), b"the original");
+        assert_eq!(fs::read(inbox.join("1-film.mp4")).unwrap(), b"somebody else's");
+        drop(staged);
+        assert!(!inbox.join("2-film.mp4").exists());
+        assert_eq!(fs::read(&film).unwrap(), b"the original");
+    }
+
+    #[test]
+    fn a_copy_is_made_only_where_there_is_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("a"), dir.path().join("b"));
+        fs::write(&from, b"a").unwrap();
+        std::os::unix::fs::symlink(dir.path().join("nowhere"), &to).unwrap();
+        assert_eq!(place(&from, &to).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        assert!(!dir.path().join("nowhere").exists(), "a link in the inbox is not followed");
     }
 }

@@ -59,8 +59,11 @@ pub(crate) fn run(command: impl Future<Output = Result<(), Error>>) -> sc_cli::R
 }
 
 /// Prints the effective configuration.
-pub(crate) fn print_config(command: &ConfigCmd) -> Result<(), config::Error> {
-    let effective = config::Effective::resolve(&command.nsn)?;
+pub(crate) fn print_config(
+    command: &ConfigCmd,
+    chain: sc_service::ChainType,
+) -> Result<(), config::Error> {
+    let effective = config::Effective::resolve(&command.nsn)?.for_chain(chain, true)?;
     let text = if command.json { effective.to_json()? } else { effective.to_toml()? };
     // A closed pipe (`| head`) is the reader's choice, not an error.
     let _ = writeln!(std::io::stdout(), "{}", text.trim_end());

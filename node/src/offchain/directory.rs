@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use futures::{StreamExt, future::BoxFuture, stream};
+use futures::{Stream, StreamExt, future::BoxFuture, stream};
 use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
 use nsn_p2p::{AddressPolicy, Overlay, dht::Key, identity::key_of, peers::ServiceRecord};
 use nsn_relay::{
@@ -27,7 +27,11 @@ const ASKED_AT_ONCE: usize = 8;
 
 /// Longest wait for one provider's service record, dialling it included. One that needs longer is no
 /// good source for somebody who waits.
-const RECORD_LIMIT: Duration = Duration::from_secs(5);
+pub(super) const RECORD_LIMIT: Duration = Duration::from_secs(3);
+
+/// Once one provider can be used, how long the others are still waited for: they are for the race and
+/// in case it fails, and one that is gone must not hold up everybody's miss.
+const OTHERS: Duration = Duration::from_millis(300);
 
 /// Somebody who says that they hold a blob, and what is known of them.
 #[derive(Clone, Debug)]
@@ -65,7 +69,7 @@ impl Directory {
         let overlay = self.overlay()?;
         let found =
             overlay.dht.find_providers(content_key(content), limit).await.map_err(failed)?;
-        Ok(self.with_records(&overlay, found).await)
+        Ok(self.with_records(&overlay, found).collect().await)
     }
 
     fn overlay(&self) -> Result<Overlay, DirectoryError> {
@@ -79,29 +83,37 @@ impl Directory {
         overlay.ok_or_else(|| failed("the overlay is not running"))
     }
 
-    async fn with_records(&self, overlay: &Overlay, peers: Vec<PeerId>) -> Vec<Provider> {
+    /// Asks each of `peers` for its service record, several at once; in the order of the answers.
+    fn with_records(
+        &self,
+        overlay: &Overlay,
+        peers: Vec<PeerId>,
+    ) -> impl Stream<Item = Provider> + Send + use<> {
+        let (this, overlay) = (self.clone(), overlay.clone());
         stream::iter(peers)
-            .map(|peer| async move {
-                let record = timeout(RECORD_LIMIT, overlay.peers.service_record(peer)).await;
-                let shard_addrs = match record {
-                    Ok(Ok(record)) => self.usable(&record),
-                    Ok(Err(error)) => {
-                        tracing::debug!(target: "nsn::directory", %peer, "no service record: {error}");
-                        Vec::new()
-                    }
-                    Err(_) => {
-                        tracing::debug!(target: "nsn::directory", %peer, "no service record in time");
-                        Vec::new()
-                    }
-                };
-                let seeder_score = key_of(&peer)
-                    .and_then(|key| self.chain.scores(&key))
-                    .map(|scores| scores.seeder);
-                Provider { peer, seeder_score, shard_addrs }
+            .map(move |peer| {
+                let (this, overlay) = (this.clone(), overlay.clone());
+                async move { this.with_record(&overlay, peer).await }
             })
             .buffer_unordered(ASKED_AT_ONCE)
-            .collect()
-            .await
+    }
+
+    async fn with_record(&self, overlay: &Overlay, peer: PeerId) -> Provider {
+        let record = timeout(RECORD_LIMIT, overlay.peers.service_record(peer)).await;
+        let shard_addrs = match record {
+            Ok(Ok(record)) => self.usable(&record),
+            Ok(Err(error)) => {
+                tracing::debug!(target: "nsn::directory", %peer, "no service record: {error}");
+                Vec::new()
+            }
+            Err(_) => {
+                tracing::debug!(target: "nsn::directory", %peer, "no service record in time");
+                Vec::new()
+            }
+        };
+        let seeder_score =
+            key_of(&peer).and_then(|key| self.chain.scores(&key)).map(|scores| scores.seeder);
+        Provider { peer, seeder_score, shard_addrs }
     }
 
     /// The addresses of a record that this node may dial.
@@ -119,20 +131,18 @@ impl nsn_relay::upstream::Directory for Directory {
                 overlay.dht.find_providers(Key::shard(&blob.0), SOURCES),
                 overlay.dht.find_providers(Key::content(&blob.0), SOURCES),
             );
-            let mut peers = match (shards, contents) {
-                (Err(error), Err(_)) => return Err(failed(error)),
-                (found, more) => {
-                    let mut peers = found.unwrap_or_default();
-                    peers.extend(more.unwrap_or_default());
-                    peers
-                }
-            };
-            peers.sort_unstable();
-            peers.dedup();
-            // This node itself was asked first, and does not have it.
-            peers.retain(|peer| *peer != overlay.peers.local());
-            let providers = self.with_records(&overlay, peers).await;
-            Ok(providers.into_iter().filter_map(source).collect())
+            let peers = join_lookups(shards, contents, overlay.peers.local())?;
+            let named = peers.len();
+            let sources = first_and_others(
+                self.with_records(&overlay, peers)
+                    .filter_map(|provider| std::future::ready(source(provider))),
+            )
+            .await;
+            if sources.is_empty() && named > 0 {
+                // Somebody has it and cannot be reached now, which is not "nobody has it".
+                return Err(failed(format!("none of {named} providers could be reached")));
+            }
+            Ok(sources)
         })
     }
 
@@ -151,6 +161,46 @@ impl nsn_relay::upstream::Directory for Directory {
             overlay.dht.stop_providing(key(record)).await.map(drop).map_err(failed)
         })
     }
+}
+
+/// The peers that either lookup found, without this node itself, which was asked first and does not
+/// have it. A lookup that failed counts only where the other found nobody: "not found" is for both.
+fn join_lookups<E: std::fmt::Display>(
+    shards: Result<Vec<PeerId>, E>,
+    contents: Result<Vec<PeerId>, E>,
+    local: PeerId,
+) -> Result<Vec<PeerId>, DirectoryError> {
+    let mut peers = Vec::new();
+    let mut failure = None;
+    for found in [shards, contents] {
+        match found {
+            Ok(found) => peers.extend(found),
+            Err(error) => failure = Some(failed(error)),
+        }
+    }
+    peers.sort_unstable();
+    peers.dedup();
+    peers.retain(|peer| *peer != local);
+    match failure {
+        Some(failure) if peers.is_empty() => Err(failure),
+        _ => Ok(peers),
+    }
+}
+
+/// The first item of `found`, and those that follow within [`OTHERS`].
+async fn first_and_others<T>(found: impl Stream<Item = T>) -> Vec<T> {
+    let mut found = std::pin::pin!(found);
+    let mut all: Vec<T> = found.next().await.into_iter().collect();
+    if !all.is_empty() {
+        let others = async {
+            while let Some(other) = found.next().await {
+                all.push(other);
+            }
+        };
+        // Out of time means enough, and is no error.
+        let _ = timeout(OTHERS, others).await;
+    }
+    all
 }
 
 fn source(provider: Provider) -> Option<Source> {
@@ -221,5 +271,25 @@ mod tests {
             shard_addrs: vec!["/ip4/1.2.3.4/tcp/1".parse().unwrap()],
         };
         assert_eq!(source(provider), None);
+    }
+
+    #[test]
+    fn a_failed_lookup_is_not_nobody() {
+        let (us, other) = (PeerId::random(), PeerId::random());
+        let none = || Ok::<_, &str>(Vec::new());
+        assert!(join_lookups(none(), none(), us).unwrap().is_empty());
+        assert!(join_lookups(Err("busy"), none(), us).is_err());
+        assert!(join_lookups(none(), Err("busy"), us).is_err());
+        let found = join_lookups(Ok(vec![other, us]), Err("busy"), us).unwrap();
+        assert_eq!(found, [other]);
+        let found = join_lookups(Ok::<_, &str>(vec![other]), Ok(vec![other]), us).unwrap();
+        assert_eq!(found, [other], "each once");
+    }
+
+    #[tokio::test]
+    async fn one_that_never_answers_does_not_hold_up_the_others() {
+        let found = stream::iter([1, 2]).chain(stream::pending());
+        assert_eq!(first_and_others(found).await, [1, 2]);
+        assert!(first_and_others(stream::empty::<u8>()).await.is_empty());
     }
 }

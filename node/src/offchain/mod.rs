@@ -8,11 +8,12 @@
 //! ```
 //!
 //! They run on a runtime of their own ([`runtime`]), each under a supervisor ([`supervisor`]) that
-//! builds it anew after a panic or error. So nobody holds a service's handle for long: it stands in
+//! starts it anew after a panic or error. So nobody holds a service's handle for long: it stands in
 //! a [`Slot`], which is empty while the service is down.
 //!
-//! Start: chain view, overlay, relay, wiring. Stop, in [`run`]: relay first (it withdraws from the
-//! directory and tells its viewers, for which it needs the overlay), then overlay, then chain view.
+//! Start: chain view, overlay, relay, wiring. Stop, in [`run`]: wiring (it tells the overlay that this
+//! node serves nothing any more) and relay (it finishes what its viewers are being sent), then overlay,
+//! then chain view.
 
 pub mod announcements;
 pub mod chain_view;
@@ -30,8 +31,8 @@ use std::{future::Future, path::PathBuf, sync::Arc};
 use nsn_p2p::Overlay;
 use nsn_relay::Relay;
 use prometheus_endpoint::{PrometheusError, Registry};
-use sc_network::config::{NetworkConfiguration, TransportConfig};
-use sc_service::{ChainType, TaskManager};
+use sc_network::config::NetworkConfiguration;
+use sc_service::TaskManager;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -51,9 +52,6 @@ pub enum StartError {
     /// The node's network key.
     #[error("the node's network key cannot be read: {0}")]
     NodeKey(std::io::Error),
-    /// The state of the chain's heads.
-    #[error(transparent)]
-    ChainView(#[from] chain_view::ReadError),
     /// The data folder.
     #[error("{}: {source}. The node needs a data folder that it may write to (--base-path)", .path.display())]
     Folder {
@@ -78,9 +76,7 @@ pub struct Params<'a> {
     pub client: Arc<Client>,
     /// Hash of block 0; part of every overlay protocol's name.
     pub genesis: nsn_runtime::Hash,
-    /// Development and local chains take any address, live ones only public ones.
-    pub chain_type: ChainType,
-    /// For the network key, and whether mDNS may be used.
+    /// For the network key.
     pub network: &'a NetworkConfiguration,
     /// The node's data folder.
     pub base_path: PathBuf,
@@ -155,27 +151,23 @@ impl Metrics {
 /// # Errors
 /// See [`StartError`].
 pub fn start(params: Params<'_>) -> Result<Offchain, StartError> {
-    let Params { settings, client, genesis, chain_type, network, base_path, registry } = params;
+    let Params { settings, client, genesis, network, base_path, registry } = params;
     let config::Effective { settings, fault } = settings;
     let metrics = Metrics::register(registry.as_ref())?;
     let secret = network_secret(network)?;
     let (chain, chain_driver) =
-        chain_view::build(ClientChain::new(client), metrics.chain_view.clone())?;
+        chain_view::build(ClientChain::new(client), metrics.chain_view.clone());
     let inbox_path = base_path.join("inbox");
     let inbox = Inbox::at(inbox_path.clone())
         .map_err(|source| StartError::Folder { path: inbox_path, source })?;
 
-    let for_tests = matches!(chain_type, ChainType::Development | ChainType::Local);
-    let mdns_allowed =
-        matches!(network.transport, TransportConfig::Normal { enable_mdns: true, .. });
-    let mut overlay_config = settings.overlay.clone();
+    let overlay_config = settings.overlay.clone();
     let mut shard_config = settings.shards.clone();
-    if for_tests {
-        overlay_config.address_policy = nsn_p2p::AddressPolicy::Any;
-        // There, all peers share one IP.
-        shard_config.server.connections_per_second_per_source = 0;
-    }
-    overlay_config.bootstrap.mdns |= chain_type == ChainType::Development && mdns_allowed;
+    // Whoever asks the directory waits for its two steps; less would throw away what the first found.
+    shard_config.upstream.directory_timeout = shard_config
+        .upstream
+        .directory_timeout
+        .max(overlay_config.dht.query_timeout + directory::RECORD_LIMIT);
 
     let shutdown = CancellationToken::new();
     let fatal = CancellationToken::new();
@@ -255,7 +247,7 @@ async fn run(services: Services, shutdown: CancellationToken) {
     let fault_of = |name: &str| fault.clone().filter(|fault| fault.service == name);
 
     let mut chain = JoinSet::new();
-    chain.spawn(chain_driver.run(stop_chain.clone()));
+    chain.spawn(watch_chain(chain_driver, policy.clone(), stop_chain.clone()));
     let mut overlays = JoinSet::new();
     if let Some(overlay) = overlay {
         overlays.spawn(overlay.run(policy.clone(), fault_of("overlay"), stop_overlay.clone()));
@@ -265,18 +257,37 @@ async fn run(services: Services, shutdown: CancellationToken) {
         relays.spawn(relay.run(policy.clone(), fault_of("relay"), stop_relay.clone()));
     }
     let mut wirings = JoinSet::new();
-    wirings.spawn(wiring.run(stop_relay.clone()));
+    wirings.spawn(wiring.run(policy, stop_relay.clone()));
 
     shutdown.cancelled().await;
     tracing::info!(target: "nsn::services", "stopping: draining viewers, then leaving the overlay");
     stop_relay.cancel();
-    joined(relays).await;
     joined(wirings).await;
+    joined(relays).await;
     stop_overlay.cancel();
     joined(overlays).await;
     stop_chain.cancel();
     joined(chain).await;
     tracing::info!(target: "nsn::services", "off-chain services stopped");
+}
+
+async fn watch_chain(
+    driver: chain_view::Driver<ClientChain<Client>>,
+    policy: supervisor::Policy,
+    shutdown: CancellationToken,
+) {
+    let driver = Arc::new(driver);
+    let start = move |token| -> Result<((), Running), BoxError> {
+        let running = driver.clone().run(token);
+        Ok((
+            (),
+            Box::pin(async move {
+                running.await;
+                Ok(())
+            }),
+        ))
+    };
+    supervisor::supervise("chain_view", policy, Slot::empty(), shutdown, start).await;
 }
 
 /// Waits for all of `tasks`; a panic in one was already told of by the panic hook.

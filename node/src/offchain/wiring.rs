@@ -4,17 +4,30 @@
 //! Both services may be rebuilt at any time (their supervisors), so everything here starts again
 //! whenever a slot changes.
 
+use std::time::Duration;
+
 use nsn_p2p::{
     Overlay,
     gossip::Topic,
-    peers::{LocalServices, Region, Roles},
+    peers::{LocalServices, Region, Roles, StatusError},
 };
 use nsn_relay::Relay;
 use tokio_util::sync::CancellationToken;
 
-use super::{Slot, announcements::Announcements};
+use super::{
+    Slot,
+    announcements::Announcements,
+    supervisor::{BoxError, Policy, Running, supervise},
+};
+
+/// Pause before a busy overlay is told again.
+const BUSY_PAUSE: Duration = Duration::from_millis(200);
+
+/// Longest wait for the overlay at shutdown.
+const WITHDRAW_LIMIT: Duration = Duration::from_secs(1);
 
 /// Joins the two services.
+#[derive(Clone)]
 pub(super) struct Wiring {
     pub(super) overlay: Slot<Overlay>,
     pub(super) relay: Slot<Relay>,
@@ -25,11 +38,35 @@ pub(super) struct Wiring {
 }
 
 impl Wiring {
-    /// Runs until `shutdown`.
-    pub(super) async fn run(self, shutdown: CancellationToken) {
+    /// Runs until `shutdown`, under a supervisor like the services that it joins.
+    pub(super) async fn run(self, policy: Policy, shutdown: CancellationToken) {
+        let wiring = self.clone();
+        let start = move |token: CancellationToken| -> Result<((), Running), BoxError> {
+            let wiring = self.clone();
+            let joined = async move {
+                wiring.join(token).await;
+                Ok(())
+            };
+            Ok(((), Box::pin(joined)))
+        };
+        supervise("wiring", policy, Slot::empty(), shutdown, start).await;
+        wiring.withdraw().await;
+    }
+
+    async fn join(self, shutdown: CancellationToken) {
         tokio::select! {
             () = shutdown.cancelled() => {}
             ((), ()) = async { tokio::join!(self.tell_services(), self.hear_announcements()) } => {}
+        }
+    }
+
+    /// Tells the overlay, before it leaves, that this node serves nothing any more.
+    async fn withdraw(&self) {
+        if let Some(overlay) = self.overlay.current() {
+            let told = overlay.peers.set_services(LocalServices::default());
+            if !matches!(tokio::time::timeout(WITHDRAW_LIMIT, told).await, Ok(Ok(()))) {
+                tracing::debug!(target: "nsn::services", "the overlay was gone already");
+            }
         }
     }
 
@@ -40,8 +77,11 @@ impl Wiring {
         let mut relays = self.relay.watch();
         let mut new_overlay = false;
         loop {
-            new_overlay |= overlays.has_changed().unwrap_or(false);
-            let overlay = overlays.borrow_and_update().clone();
+            let overlay = {
+                let seen = overlays.borrow_and_update();
+                new_overlay |= seen.has_changed();
+                seen.clone()
+            };
             let relay = relays.borrow_and_update().clone();
             if let Some(overlay) = overlay {
                 self.tell(&overlay, relay.as_ref()).await;
@@ -76,11 +116,13 @@ impl Wiring {
                 }
             }
         };
-        if let Err(error) = overlay.peers.set_services(services).await {
-            tracing::warn!(
-                target: "nsn::services",
-                "the overlay was not told what this node serves: {error}"
-            );
+        while let Err(error) = overlay.peers.set_services(services.clone()).await {
+            if matches!(error, StatusError::Closed(_)) {
+                // Its slot changes next.
+                return;
+            }
+            tracing::debug!(target: "nsn::services", "the overlay is busy: {error}");
+            tokio::time::sleep(BUSY_PAUSE).await;
         }
     }
 

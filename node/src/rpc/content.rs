@@ -1,15 +1,28 @@
 //! `content_v1_*`: publishing on this node, and finding who holds a content.
 
-use jsonrpsee::{Extensions, core::RpcResult, proc_macros::rpc};
-use nsn_relay::Progress;
+use jsonrpsee::{Extensions, core::RpcResult, proc_macros::rpc, types::ErrorObjectOwned};
+use nsn_relay::{ContentId, Progress, content::publish::PublishError};
 use sc_rpc_api::check_if_safe;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
 
 use super::{bad_argument, down, failed};
-use crate::offchain::{Handles, announcements::Announced, publish::Published};
+use crate::offchain::{
+    Handles,
+    announcements::Announced,
+    inbox,
+    publish::{self, Published},
+};
 
 /// Most providers that one call answers with.
 const MAX_PROVIDERS: usize = 20;
+
+/// Most lookups that callers may have going at the same time.
+const MAX_LOOKUPS: usize = 16;
+
+/// Entries of a list where the caller does not say, and at most.
+const DEFAULT_PAGE: u32 = 100;
+const MAX_PAGE: u32 = 1_000;
 
 /// Somebody who says that they hold a content.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,9 +66,11 @@ pub trait ContentApi {
     #[method(name = "content_v1_inbox", with_extensions)]
     async fn inbox(&self) -> RpcResult<String>;
 
-    /// The contents that this node's origin keeps, by ContentId.
+    /// A page of the contents that this node's origin keeps, in the order of their ids: those after
+    /// `after` (from the first on without it), at most `limit` of them (100 without it, 1,000 at
+    /// most). An empty page is the end.
     #[method(name = "content_v1_list")]
-    async fn list(&self) -> RpcResult<Vec<Kept>>;
+    async fn list(&self, after: Option<String>, limit: Option<u32>) -> RpcResult<Vec<Kept>>;
 
     /// The newest contents announced on the overlay that this node has heard of, newest first, at
     /// most 256.
@@ -70,12 +85,27 @@ pub trait ContentApi {
 /// Answers the methods.
 pub struct Content {
     offchain: Handles,
+    /// Lookups going on for callers of the RPC, so that they leave room for the relay's own.
+    lookups: Semaphore,
 }
 
 impl Content {
     /// Answers from `offchain`.
     pub fn new(offchain: Handles) -> Self {
-        Self { offchain }
+        Self { offchain, lookups: Semaphore::new(MAX_LOOKUPS) }
+    }
+}
+
+/// Why a publication was refused, with the code that a program can act on.
+fn refused(error: publish::Error) -> ErrorObjectOwned {
+    use inbox::Error::{Missing, Name, NotAFile};
+    match error {
+        publish::Error::Inbox(Name(_) | Missing { .. } | NotAFile(_)) => bad_argument(error),
+        publish::Error::NotRunning
+        | publish::Error::Store { source: PublishError::NoOrigin, .. } => {
+            down("origin", "--super-node")
+        }
+        _ => failed(error),
     }
 }
 
@@ -88,7 +118,7 @@ impl ContentApiServer for Content {
         media_type: Option<String>,
     ) -> RpcResult<Published> {
         check_if_safe(ext)?;
-        self.offchain.publisher.publish(&name, media_type).await.map_err(failed)
+        self.offchain.publisher.publish(&name, media_type).await.map_err(refused)
     }
 
     async fn publish_progress(
@@ -105,7 +135,9 @@ impl ContentApiServer for Content {
         Ok(self.offchain.publisher.inbox().path().display().to_string())
     }
 
-    async fn list(&self) -> RpcResult<Vec<Kept>> {
+    async fn list(&self, after: Option<String>, limit: Option<u32>) -> RpcResult<Vec<Kept>> {
+        let after = after.map(|id| id.parse::<ContentId>()).transpose().map_err(bad_argument)?;
+        let limit = limit.unwrap_or(DEFAULT_PAGE).min(MAX_PAGE) as usize;
         let relay = self
             .offchain
             .relay
@@ -114,6 +146,8 @@ impl ContentApiServer for Content {
         Ok(relay
             .contents()
             .into_iter()
+            .filter(|content| after.is_none_or(|after| content.content_id > after))
+            .take(limit)
             .map(|content| Kept {
                 content_id: content.content_id.to_string(),
                 media_type: content.media_type,
@@ -129,7 +163,10 @@ impl ContentApiServer for Content {
     }
 
     async fn find_providers(&self, content_id: String) -> RpcResult<Vec<Provider>> {
-        let id = content_id.parse::<nsn_relay::ContentId>().map_err(bad_argument)?;
+        let id = content_id.parse::<ContentId>().map_err(bad_argument)?;
+        let Ok(_place) = self.lookups.try_acquire() else {
+            return Err(failed("many lookups are going on already: try again in a second"));
+        };
         if self.offchain.overlay.current().is_none() {
             return Err(down("overlay", "--no-overlay"));
         }

@@ -83,7 +83,6 @@ fn start<N: sc_network::NetworkBackend<Block, nsn_runtime::Hash>>(
         settings: nsn,
         client: client.clone(),
         genesis: client.info().genesis_hash,
-        chain_type: config.chain_spec.chain_type(),
         network: &config.network,
         base_path: config.base_path.path().to_path_buf(),
         registry: config.prometheus_registry().cloned(),

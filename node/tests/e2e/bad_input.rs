@@ -89,6 +89,8 @@ async fn publishing_takes_plain_files_of_the_inbox_only() {
     for name in ["../secret", "/etc/hostname", "link", "missing.mp4", ""] {
         let error = origin.try_call("content_v1_publish", rpc_params![name]).await.unwrap_err();
         assert!(error.to_string().contains("inbox"), "{name}: {error}");
+        let jsonrpsee::core::ClientError::Call(refusal) = &error else { panic!("{error}") };
+        assert_eq!(refusal.code(), nsn_node::rpc::code::BAD_ARGUMENT, "{name}: {error}");
     }
     let list = origin.call("content_v1_list", rpc_params![]).await;
     assert_eq!(list, serde_json::json!([]), "nothing was published");

@@ -79,8 +79,8 @@ impl<C: Chain> Driver<C> {
     ///
     /// Runtime calls are synchronous, some milliseconds each, so they run on the blocking pool; one
     /// at a time, since the next refresh starts from what this one found.
-    pub async fn run(self, shutdown: CancellationToken) {
-        let driver = Arc::new(self);
+    pub async fn run(self: Arc<Self>, shutdown: CancellationToken) {
+        let driver = self;
         // Subscribed before the first look, so that nothing falls between the two.
         let mut wakeups = driver.chain.wakeups().ready_chunks(WAKEUPS);
         loop {

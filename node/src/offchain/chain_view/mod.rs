@@ -41,6 +41,11 @@ pub struct BlockRef {
     pub hash: nsn_runtime::Hash,
 }
 
+impl BlockRef {
+    /// No block: what a view names that could not be read yet.
+    const NONE: Self = Self { number: 0, hash: nsn_runtime::Hash::zero() };
+}
+
 /// What the state of one block says.
 #[derive(Clone, Debug)]
 pub struct View {
@@ -52,6 +57,18 @@ pub struct View {
     pub reputation: Arc<HashMap<OverlayKey, Scores>>,
     /// Overlay keys bound to current validators. At most a few for each validator.
     pub validators: Arc<HashSet<OverlayKey>>,
+}
+
+impl View {
+    /// The view of no block: nobody is bound.
+    fn empty() -> Self {
+        Self {
+            block: BlockRef::NONE,
+            revision: 0,
+            reputation: Arc::default(),
+            validators: Arc::default(),
+        }
+    }
 }
 
 /// Most bound keys a view holds: 1,000,000, about 64 MB. A chain with more is followed as far as
@@ -99,20 +116,21 @@ impl ChainView {
 /// Makes the view of `chain` and the driver that keeps it. Reads the chain once, so that the first
 /// snapshot is true from the start; needs no runtime and spawns nothing.
 ///
-/// # Errors
-/// When the state of the client's heads cannot be read.
-pub fn build<C: Chain>(chain: C, metrics: Metrics) -> Result<(ChainView, Driver<C>), ReadError> {
+/// Where the state cannot be read (in the middle of a warp sync there is none yet), the view begins
+/// empty and is filled at the first block whose state is there: the chain must not wait for it.
+pub fn build<C: Chain>(chain: C, metrics: Metrics) -> (ChainView, Driver<C>) {
     let heads = chain.heads();
-    let finalized = Arc::new(read(&chain, heads.finalized)?);
-    let best = if heads.best == heads.finalized {
-        finalized.clone()
-    } else {
-        Arc::new(advance(&chain, &finalized, heads.best)?.0)
+    let empty = Arc::new(View::empty());
+    let finalized = read(&chain, heads.finalized).map_or_else(|_| empty.clone(), Arc::new);
+    let best = match advance(&chain, &finalized, heads.best) {
+        _ if heads.best == heads.finalized => finalized.clone(),
+        Ok((best, _)) => Arc::new(best),
+        Err(_) => empty,
     };
     let shared = Arc::new(ArcSwap::from_pointee(Snapshot { best, finalized }));
     let (changed, changes) = watch::channel(0);
     let view = ChainView { shared: shared.clone(), changed: changes };
-    Ok((view, Driver::new(chain, shared, changed, metrics)))
+    (view, Driver::new(chain, shared, changed, metrics))
 }
 
 /// How a view came to its block; a metric label.
@@ -142,6 +160,9 @@ fn advance<C: Chain>(
     from: &View,
     target: BlockRef,
 ) -> Result<(View, Advance), ReadError> {
+    if from.block == BlockRef::NONE {
+        return Ok((read(chain, target)?, Advance::Revised));
+    }
     if !chain.descends(target, from.block)? {
         return Ok((read(chain, target)?, Advance::Reorganised));
     }

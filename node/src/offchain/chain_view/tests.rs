@@ -146,7 +146,7 @@ fn the_first_snapshot_is_true_before_the_driver_runs() {
         n.scores.insert(KEY, seeder(600));
     });
     tree.set(one, block(1, 0));
-    let (view, _driver) = build(tree, metrics()).unwrap();
+    let (view, _driver) = build(tree, metrics());
     let snapshot = view.snapshot();
     assert_eq!(snapshot.best.block, one);
     assert_eq!(snapshot.best.reputation.get(&KEY), Some(&seeder(600)));
@@ -157,7 +157,7 @@ fn the_first_snapshot_is_true_before_the_driver_runs() {
 #[test]
 fn a_descendant_with_the_same_revision_keeps_the_table() {
     let tree = Tree::new();
-    let (view, driver) = build(tree.clone(), metrics()).unwrap();
+    let (view, driver) = build(tree.clone(), metrics());
     let reads = tree.full_reads.load(Ordering::SeqCst);
     let mut head = block(1, 0);
     for id in 2..50 {
@@ -183,7 +183,7 @@ fn equal_revisions_on_two_forks_do_not_mix() {
         n.scores.insert(KEY, seeder(100));
     });
     let right_tip = tree.grow(right, 4, |_| {});
-    let (view, driver) = build(tree.clone(), metrics()).unwrap();
+    let (view, driver) = build(tree.clone(), metrics());
     tree.set(left, base);
     driver.refresh();
     assert_eq!(view.snapshot().best.reputation.get(&KEY), Some(&seeder(900)));
@@ -202,7 +202,7 @@ fn a_binding_that_a_reorg_undoes_is_gone() {
         n.scores.insert(KEY, seeder(500));
     });
     let other = tree.grow(base, 3, |_| {});
-    let (view, driver) = build(tree.clone(), metrics()).unwrap();
+    let (view, driver) = build(tree.clone(), metrics());
     tree.set(bound, base);
     driver.refresh();
     assert!(view.snapshot().best.reputation.contains_key(&KEY));
@@ -216,7 +216,7 @@ fn an_unreadable_block_leaves_the_last_true_view() {
     let tree = Tree::new();
     let base = block(1, 0);
     let gone = tree.grow(base, 2, |n| n.readable = false);
-    let (view, driver) = build(tree.clone(), metrics()).unwrap();
+    let (view, driver) = build(tree.clone(), metrics());
     tree.set(gone, base);
     driver.refresh();
     assert_eq!(view.snapshot().best.block, base);
@@ -227,13 +227,32 @@ fn an_unreadable_block_leaves_the_last_true_view() {
 }
 
 #[test]
+fn a_chain_whose_state_is_not_there_yet_gives_an_empty_view_that_fills_later() {
+    let tree = Tree::new();
+    let base = block(1, 0);
+    let unreadable = tree.grow(base, 2, |n| n.readable = false);
+    tree.set(unreadable, unreadable);
+    let (view, driver) = build(tree.clone(), metrics());
+    assert!(view.snapshot().best.reputation.is_empty());
+    driver.refresh();
+    let next = tree.grow(unreadable, 3, |n| {
+        n.readable = true;
+        n.scores.insert(KEY, seeder(300));
+    });
+    tree.set(next, next);
+    driver.refresh();
+    assert_eq!(view.snapshot().best.block, next);
+    assert_eq!(view.scores(&KEY), Some(seeder(300)));
+}
+
+#[test]
 fn a_change_of_validators_alone_is_seen_and_told() {
     let tree = Tree::new();
     let base = block(1, 0);
     let next = tree.grow(base, 2, |n| {
         n.validators.insert(KEY);
     });
-    let (view, driver) = build(tree.clone(), metrics()).unwrap();
+    let (view, driver) = build(tree.clone(), metrics());
     assert!(!view.is_validator(&KEY));
     tree.set(next, next);
     driver.refresh();
@@ -245,9 +264,9 @@ fn a_change_of_validators_alone_is_seen_and_told() {
 async fn the_driver_wakes_on_notifications_and_ends_on_its_token() {
     let tree = Tree::new();
     let base = block(1, 0);
-    let (view, driver) = build(tree.clone(), metrics()).unwrap();
+    let (view, driver) = build(tree.clone(), metrics());
     let shutdown = tokio_util::sync::CancellationToken::new();
-    let running = tokio::spawn(driver.run(shutdown.clone()));
+    let running = tokio::spawn(Arc::new(driver).run(shutdown.clone()));
     let next = tree.grow(base, 2, |n| {
         n.revision = 5;
         n.scores.insert(KEY, seeder(250));
@@ -268,7 +287,7 @@ proptest! {
         steps in prop::collection::vec((any::<u16>(), 0u16..1000, any::<bool>(), any::<bool>()), 1..60)
     ) {
         let tree = Tree::new();
-        let (view, driver) = build(tree.clone(), metrics()).unwrap();
+        let (view, driver) = build(tree.clone(), metrics());
         let mut blocks = vec![block(1, 0)];
         for (index, (pick, score, touch, refresh)) in steps.into_iter().enumerate() {
             let parent = blocks[usize::from(pick) % blocks.len()];

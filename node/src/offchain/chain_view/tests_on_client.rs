@@ -93,7 +93,7 @@ fn opaque(extrinsic: &nsn_runtime::UncheckedExtrinsic) -> OpaqueExtrinsic {
 #[tokio::test(flavor = "multi_thread")]
 async fn chain_view_follows_real_forks_and_finality() {
     let world = world();
-    let (view, driver) = build(ClientChain::new(world.client.clone()), metrics()).unwrap();
+    let (view, driver) = build(ClientChain::new(world.client.clone()), metrics());
     let secret = [5; 32];
     let key =
         sp_core::Pair::public(&<sp_core::ed25519::Pair as sp_core::Pair>::from_seed(&secret)).0;
