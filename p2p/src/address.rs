@@ -9,7 +9,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 /// about 60, a long DNS name 255 more.
 pub(crate) const MAX_ADDRESS_BYTES: usize = 320;
 
-/// Which addresses take part.
+/// Which addresses take part. An address this node listens on counts as reachable from outside if it
+/// is one of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum AddressPolicy {
@@ -18,7 +19,7 @@ pub enum AddressPolicy {
     #[default]
     Global,
     /// Any specified IP, loopback and private ones too, and in-process addresses. For dev and local
-    /// chains, where listen addresses also count as reachable from outside.
+    /// chains.
     Any,
 }
 

@@ -11,8 +11,10 @@ use std::time::Duration;
 pub struct Config {
     /// Addresses to listen on. Default `/ip4/0.0.0.0/udp/9000/quic-v1` and `/ip4/0.0.0.0/tcp/9000`.
     pub listen: Vec<Multiaddr>,
-    /// Addresses under which others reach this node, where that is known for certain. On a public
-    /// network a node without one takes no part in serving the directory. Default none.
+    /// Addresses under which others reach this node, where it cannot see them itself: behind a
+    /// router that forwards a port, say. Addresses it listens on count by themselves if
+    /// `address_policy` allows them. A node without any takes no part in serving the directory.
+    /// Default none.
     pub public_addrs: Vec<Multiaddr>,
     /// Which addresses are dialled and kept. Default `global`; `any` on dev and local chains.
     pub address_policy: AddressPolicy,
@@ -127,6 +129,18 @@ mod tests {
         let text = config.validate().unwrap_err().to_string();
         assert!(text.contains("public_addrs") && text.contains("10.0.0.1"), "{text}");
         Config { address_policy: AddressPolicy::Any, ..config }.validate().unwrap();
+    }
+
+    #[test]
+    fn what_would_make_answers_too_long_or_records_too_old_is_refused() {
+        let mut config = Config::default();
+        config.dht.store.addresses = 3;
+        let text = config.validate().unwrap_err().to_string();
+        assert!(text.contains("dht.store.addresses"), "{text}");
+        let mut config = Config::default();
+        config.peers.service_max_age = Duration::MAX;
+        let text = config.validate().unwrap_err().to_string();
+        assert!(text.contains("peers.service_max_age"), "{text}");
     }
 
     #[test]

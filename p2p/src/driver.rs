@@ -1,7 +1,7 @@
 //! The one task that owns the swarm: select an event or a command, hand it to its domain, apply.
 
 use crate::{
-    AddressPolicy, Config, Deps, PeerId, Protocols, RunError,
+    AddressPolicy, Config, Deps, Metrics, PeerId, Protocols, RunError,
     behaviour::{Behaviour, BehaviourEvent},
     bootstrap::{self, Bootstrap},
     dht::{self, Dht},
@@ -51,6 +51,8 @@ impl Driver {
     /// cannot be listened on ends it at once.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), RunError> {
         let Self { config, deps, gossip, dht, peers } = self;
+        // Dropped last, after what would set the gauges.
+        let _down = Down(deps.metrics.clone());
         let tasks = TaskTracker::new();
         let close_timeout = config.close_timeout;
         let tick = config.tick;
@@ -87,6 +89,15 @@ impl Driver {
             tracing::debug!(left = tasks.len(), "connection tasks did not end in time");
         }
         ended
+    }
+}
+
+/// Once the overlay has ended, however it did, the gauges say that there is nothing.
+struct Down(Metrics);
+
+impl Drop for Down {
+    fn drop(&mut self) {
+        self.0.overlay_ended();
     }
 }
 
@@ -134,6 +145,8 @@ impl Inbox {
 /// The swarm and the domains.
 struct Running {
     policy: AddressPolicy,
+    /// Reachable by the operator's word, listened on or not.
+    public_addrs: Vec<Multiaddr>,
     swarm: Swarm<Behaviour>,
     gossip: Gossip,
     dht: Dht,
@@ -170,6 +183,7 @@ impl Running {
         }
         Ok(Self {
             policy,
+            public_addrs: config.public_addrs,
             gossip: Gossip::new(
                 config.gossip.clone(),
                 &identity,
@@ -250,15 +264,15 @@ impl Running {
             }
             SwarmEvent::NewListenAddr { address, .. } => {
                 tracing::info!(%address, "overlay listens");
-                // Nobody dials back on a dev chain; what is listened on counts as reachable, so
-                // that the node serves the directory and its records carry addresses.
-                if self.policy == AddressPolicy::Any && self.policy.allows(&address) {
+                // Nobody dials back to try; what is listened on and may be dialled counts as
+                // reachable, so that the node serves the directory and its records carry addresses.
+                if self.policy.allows(&address) {
                     self.swarm.add_external_address(address);
                 }
             }
             SwarmEvent::ExpiredListenAddr { address, .. } => {
                 tracing::info!(%address, "overlay no longer listens");
-                if self.policy == AddressPolicy::Any {
+                if !self.public_addrs.contains(&address) {
                     self.swarm.remove_external_address(&address);
                 }
             }
@@ -414,4 +428,53 @@ fn tcp_of(address: &Multiaddr) -> Option<SocketAddr> {
 fn unix_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Identity, testnet};
+    use libp2p::{core::transport::ListenerId, kad::Mode};
+    use std::sync::Arc;
+
+    /// A public node with one address given by its operator.
+    fn running(public: &Multiaddr) -> Running {
+        let config = Config {
+            address_policy: AddressPolicy::Global,
+            public_addrs: vec![public.clone()],
+            ..testnet::config()
+        };
+        let chain = Arc::new(testnet::StaticReputation::default());
+        let deps = Deps {
+            identity: Identity::from_secret([1; 32]).unwrap(),
+            genesis_hash: testnet::GENESIS,
+            reputation_changed: chain.changed(),
+            reputation: chain,
+            metrics: Metrics::unregistered().unwrap(),
+        };
+        let (changes, _) = watch::channel(Changes::default());
+        Running::start(config, deps, Vec::new(), changes, &TaskTracker::new()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_public_node_that_listens_on_a_global_address_serves_the_directory() {
+        let addr = |text: &str| text.parse::<Multiaddr>().unwrap();
+        let (public, global) = (addr("/ip4/9.9.9.9/tcp/9000"), addr("/ip4/8.8.8.8/tcp/9000"));
+        let mut running = running(&public);
+        running.swarm.remove_external_address(&public);
+        let listens =
+            |address| SwarmEvent::NewListenAddr { listener_id: ListenerId::next(), address };
+        let gone =
+            |address| SwarmEvent::ExpiredListenAddr { listener_id: ListenerId::next(), address };
+        running.on_event(listens(addr("/ip4/10.0.0.1/tcp/9000"))).unwrap();
+        assert_eq!(running.swarm.external_addresses().count(), 0, "private");
+        assert_eq!(running.swarm.behaviour().kad.mode(), Mode::Client);
+        running.on_event(listens(global.clone())).unwrap();
+        running.on_event(listens(public.clone())).unwrap();
+        assert_eq!(running.swarm.behaviour().kad.mode(), Mode::Server);
+        running.on_event(gone(global)).unwrap();
+        running.on_event(gone(public.clone())).unwrap();
+        let left: Vec<_> = running.swarm.external_addresses().collect();
+        assert_eq!(left, [&public], "the operator's word stands");
+    }
 }

@@ -3,7 +3,7 @@
 //! The names under `nsn_p2p_` and `nsn_p2p_kademlia_` that dashboards know are fixed; labels are
 //! added only where one number would hide a reason.
 
-use crate::gossip::Topic;
+use crate::{dht, gossip::Topic, peers};
 use prometheus_endpoint::{
     Counter, CounterVec, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, Opts,
     PrometheusError, Registry, U64, exponential_buckets, prometheus::core::Collector, register,
@@ -156,14 +156,36 @@ impl Metrics {
                 &["reason"],
             )?,
         };
-        // A counter with labels is shown only once it was touched; dashboards want the zero.
+        // What has labels is shown only once it was touched; dashboards want the zero.
         for topic in Topic::ALL {
             let label = [topic.label()];
             this.gossip_mesh_size.with_label_values(&label).set(0);
             this.gossip_sent.with_label_values(&label).inc_by(0);
             this.gossip_received.with_label_values(&label).inc_by(0);
         }
+        for reason in peers::FAILURES {
+            this.connections_failed.with_label_values(&[reason]).inc_by(0);
+        }
+        for kind in dht::QUERY_KINDS {
+            this.kad_query_duration.with_label_values(&[kind]);
+        }
         Ok(this)
+    }
+
+    /// Nothing is connected, known or held any more. Limits stay, and so does what was counted.
+    pub(crate) fn overlay_ended(&self) {
+        for gauge in [
+            &self.active_connections,
+            &self.connected_peers,
+            &self.kad_routing_table_size,
+            &self.kad_records,
+            &self.kad_provided,
+        ] {
+            gauge.set(0);
+        }
+        for topic in Topic::ALL {
+            self.gossip_mesh_size.with_label_values(&[topic.label()]).set(0);
+        }
     }
 }
 
@@ -243,9 +265,7 @@ mod tests {
     #[test]
     fn names_are_fit_for_every_reader() {
         let registry = Registry::new();
-        let metrics = Metrics::register(&registry).unwrap();
-        metrics.connections_failed.with_label_values(&["transport"]).inc();
-        metrics.kad_query_duration.with_label_values(&["find"]).observe(0.1);
+        let _metrics = Metrics::register(&registry).unwrap();
         let mut text = Vec::new();
         TextEncoder::new().encode(&registry.gather(), &mut text).unwrap();
         let text = String::from_utf8(text).unwrap();
@@ -260,7 +280,7 @@ mod tests {
             "nsn_p2p_bytes_sent_total",
             "nsn_p2p_bytes_received_total",
             "nsn_p2p_connections_established_total",
-            "nsn_p2p_connections_failed_total",
+            "nsn_p2p_connections_failed_total{reason=\"transport\"} 0",
             "nsn_p2p_connections_closed_total",
             "nsn_p2p_connection_limit",
             "nsn_p2p_connection_duration_seconds",
@@ -270,7 +290,7 @@ mod tests {
             "nsn_p2p_gossipsub_validation_seconds",
             "nsn_p2p_gossipsub_message_bytes",
             "nsn_p2p_kademlia_routing_table_size",
-            "nsn_p2p_kademlia_query_duration_seconds",
+            "nsn_p2p_kademlia_query_duration_seconds_count{kind=\"find\"} 0",
             "nsn_p2p_kademlia_query_timeouts_total",
             "nsn_p2p_kademlia_provider_records_published",
             "nsn_p2p_kademlia_bootstrap_success_total",

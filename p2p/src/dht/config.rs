@@ -1,6 +1,6 @@
 //! Settings of the directory.
 
-use super::store::Limits;
+use super::store::{self, Limits};
 use crate::BuildError;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -97,6 +97,9 @@ impl Config {
         }
         if self.retry_base.is_zero() || self.retry_base > self.retry_max {
             return fail("dht.retry_base", "must be above zero and at most retry_max");
+        }
+        if self.store.addresses > store::MAX_ADDRESSES {
+            return fail("dht.store.addresses", "must be at most 2");
         }
         if self.peer_timeout > self.query_timeout {
             return fail("dht.peer_timeout", "must be at most query_timeout");

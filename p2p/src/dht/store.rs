@@ -22,10 +22,20 @@ use std::{
     vec,
 };
 
+/// Most addresses kept of one provider.
+///
+/// kad refuses a packet beyond 16 KiB, and answers a question for a key with up to 20 providers. At
+/// most these are 20 * (44 + 2 * (128 + 3) bytes) = 6.1 KB, where 44 is a PeerId with its framing
+/// and 3 the framing of an address; what is left is for the nearer peers named with them.
+pub(crate) const MAX_ADDRESSES: usize = 2;
+
+/// Longest address that is kept of a provider; a QUIC address with a PeerId takes about 65 bytes.
+const MAX_ADDRESS_BYTES: usize = 128;
+
 /// Bounds of the records held for others.
 ///
 /// A record takes about 300 bytes in its three indexes, so all of them 60 MB; a provider's
-/// addresses are kept once and not with each record: 4,096 * 8 * 320 bytes = 10 MB at worst.
+/// addresses are kept once and not with each record: 4,096 * 2 * 128 bytes = 1 MB at worst.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
@@ -38,13 +48,20 @@ pub struct Limits {
     pub providers: usize,
     /// Records in all. Default 200,000.
     pub total: usize,
-    /// Addresses kept of one provider. Default 8.
+    /// Addresses of at most 128 bytes kept of one provider. Default 2, which is also the most: with
+    /// more, answers could grow past the size kad reads.
     pub addresses: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { per_key: 20, per_provider: 100_000, providers: 4_096, total: 200_000, addresses: 8 }
+        Self {
+            per_key: 20,
+            per_provider: 100_000,
+            providers: 4_096,
+            total: 200_000,
+            addresses: MAX_ADDRESSES,
+        }
     }
 }
 
@@ -119,7 +136,8 @@ impl Store {
         }
     }
 
-    /// Takes a record that `provider` itself sent. Addresses the policy does not allow are left out.
+    /// Takes a record that `provider` itself sent. Addresses the policy does not allow and those too
+    /// long are left out.
     /// Known records are renewed even where no new one would be taken.
     pub fn add(
         &mut self,
@@ -147,8 +165,10 @@ impl Store {
         held.retain(|(p, _)| *p != provider);
         held.push((provider, expires));
         self.expiry.insert((expires, key, provider));
-        let allowed =
-            addresses.iter().filter(|a| self.policy.allows(a)).take(self.limits.addresses);
+        let allowed = addresses
+            .iter()
+            .filter(|a| a.len() <= MAX_ADDRESS_BYTES && self.policy.allows(a))
+            .take(self.limits.addresses.min(MAX_ADDRESSES));
         if let Some(entry) = self.providers.get_mut(&provider) {
             entry.addresses = allowed.cloned().collect();
         }
@@ -416,6 +436,35 @@ mod tests {
         assert_eq!(kept(&store), addrs(&["/ip4/8.8.8.8/tcp/1", "/ip4/8.8.8.8/tcp/2"]));
         store.add(&key(2), &peer(1), &addrs(&["/ip4/9.9.9.9/tcp/1"]), now).unwrap();
         assert_eq!(kept(&store), addrs(&["/ip4/9.9.9.9/tcp/1"]));
+    }
+
+    #[test]
+    fn the_answer_for_a_full_key_is_one_kad_reads() {
+        let now = Instant::now();
+        let mut store = Store::new(peer(0), Limits::default(), AddressPolicy::Global, TTL);
+        let long = |host: usize, port: u16| -> Multiaddr {
+            format!("/dns/{}/tcp/{port}", "a".repeat(host)).parse().unwrap()
+        };
+        // Two bytes each for the name's protocol and length, three for TCP and its port.
+        let (longest, too_long) = (MAX_ADDRESS_BYTES - 5, MAX_ADDRESS_BYTES - 4);
+        let sent: Vec<_> =
+            (1..9).flat_map(|port| [long(too_long, port), long(longest, port)]).collect();
+        assert_eq!((sent[0].len(), sent[1].len()), (MAX_ADDRESS_BYTES + 1, MAX_ADDRESS_BYTES));
+        for n in 1..=40 {
+            let _ = store.add(&key(1), &peer(n), &sent, now);
+        }
+        let answer = store.providers_at(&Key::test(1), now);
+        assert_eq!(answer.len(), 20);
+        for record in &answer {
+            assert_eq!(record.addresses, [long(longest, 1), long(longest, 2)]);
+        }
+        let framed = |bytes: usize| bytes + 3;
+        let of_peer = |record: &ProviderRecord| {
+            let addresses: usize = record.addresses.iter().map(|a| framed(a.len())).sum();
+            framed(framed(record.provider.to_bytes().len()) + addresses + 2)
+        };
+        let bytes: usize = answer.iter().map(of_peer).sum();
+        assert!(bytes < 12 * 1024, "{bytes}");
     }
 
     proptest! {

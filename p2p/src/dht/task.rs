@@ -5,6 +5,7 @@ use super::{
     Store,
     handle::Found,
     queries::{Ask, Queries},
+    routing,
 };
 use crate::{
     AddressPolicy, Metrics, Multiaddr, PeerId, Protocols, Reputation, identity::key_of,
@@ -24,15 +25,15 @@ const MAX_PROVIDE_WAITERS: usize = 1024;
 /// Records expired in one turn of the loop: 1,000 take well under 1 ms.
 const EXPIRE_PER_TICK: usize = 1000;
 
-/// Addresses taken of one peer that identified itself.
-const MAX_ADDRESSES_PER_PEER: usize = 16;
-
 /// What the driver must hand on to another domain.
 #[derive(Debug)]
 pub(crate) enum Output {
     /// The lookup for a peer's addresses has ended, with those the policy allows.
     Located(PeerId, Vec<Multiaddr>),
 }
+
+/// The labels of [`Purpose`], which dashboards see from the start.
+pub(crate) const QUERY_KINDS: [&str; 3] = ["find", "announce", "locate"];
 
 /// Why a query is in flight.
 enum Purpose {
@@ -300,7 +301,7 @@ impl Dht {
                     let allowed = addrs.flat_map(|p| p.addrs).filter(|a| self.policy.allows(a));
                     return Some(Output::Located(
                         peer,
-                        allowed.take(MAX_ADDRESSES_PER_PEER).collect(),
+                        allowed.take(routing::MAX_ADDRESSES).collect(),
                     ));
                 }
             }
@@ -342,7 +343,7 @@ impl Dht {
         }
     }
 
-    /// A peer that speaks our kad told its addresses.
+    /// A peer that speaks our kad told its addresses; what it told before no longer counts.
     pub(crate) fn on_identified(
         &mut self,
         peer: &PeerId,
@@ -350,10 +351,7 @@ impl Dht {
         kad: &mut Behaviour,
         now: Instant,
     ) {
-        let allowed = addresses.iter().filter(|a| self.policy.allows(a));
-        for address in allowed.take(MAX_ADDRESSES_PER_PEER) {
-            kad.add_address(peer, address.clone());
-        }
+        routing::replace(kad, peer, addresses, self.policy);
         self.count_routing_table(kad, now);
     }
 
@@ -401,5 +399,17 @@ fn mode_label(mode: Mode) -> &'static str {
     match mode {
         Mode::Client => "client",
         Mode::Server => "server",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_query_kind_is_shown_from_the_start() {
+        let peer = crate::identity::peer_id_of(&[1; 32]).unwrap();
+        let purposes = [Purpose::Find, Purpose::Announce(Key::test(1)), Purpose::Locate(peer)];
+        assert_eq!(purposes.map(|purpose| purpose.label()), QUERY_KINDS);
     }
 }

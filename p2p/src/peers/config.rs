@@ -25,6 +25,10 @@ pub struct Config {
     /// Default 10 s.
     #[serde(with = "humantime_serde")]
     pub service_timeout: Duration,
+    /// How long the service record of another is used before the peer is asked for it again; load
+    /// and addresses change more often than a record expires. Zero asks every time. Default 60 s.
+    #[serde(with = "humantime_serde")]
+    pub service_max_age: Duration,
     /// Service records of others that are kept until they expire, the least recently used leaving
     /// first. Default 10,000. Worst case: 10,000 * 4 KiB = 40 MB; a usual record takes 500 bytes.
     pub service_cache: usize,
@@ -45,6 +49,7 @@ impl Default for Config {
             idle_timeout: Duration::from_secs(60),
             service_lifetime: Duration::from_secs(600),
             service_timeout: Duration::from_secs(10),
+            service_max_age: Duration::from_secs(60),
             service_cache: 10_000,
             max_service_lookups: 256,
             max_service_waiting: 1024,
@@ -74,6 +79,9 @@ impl Config {
         let max = super::record::MAX_LIFETIME;
         if self.service_lifetime < Duration::from_secs(2) || self.service_lifetime > max {
             return fail("peers.service_lifetime", "must be 2s to 24h");
+        }
+        if self.service_max_age > max {
+            return fail("peers.service_max_age", "must be at most 24h");
         }
         Ok(())
     }

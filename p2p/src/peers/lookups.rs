@@ -16,7 +16,7 @@ use std::{
 /// What becomes of a caller that asked.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Ask<W> {
-    /// The record is known and valid.
+    /// The record is known, valid and young enough.
     Known(W, Box<ServiceRecord>),
     /// The peer is to be asked now.
     Start,
@@ -41,12 +41,20 @@ struct Asked<W> {
     waiters: Vec<W>,
 }
 
+struct Known {
+    record: ServiceRecord,
+    /// Until when callers get it without the peer being asked.
+    usable_until: Instant,
+}
+
 pub(crate) struct Lookups<W> {
     max_lookups: usize,
     max_waiting: usize,
     timeout: Duration,
-    /// Expired records stay until they are pushed out: their sequence number still counts.
-    known: LruCache<OverlayKey, ServiceRecord>,
+    max_age: Duration,
+    /// Records that are not used any more stay until they are pushed out: their sequence number
+    /// still counts.
+    known: LruCache<OverlayKey, Known>,
     asked: HashMap<PeerId, Asked<W>>,
     waiting: usize,
 }
@@ -58,6 +66,7 @@ impl<W> Lookups<W> {
             max_lookups: config.max_service_lookups,
             max_waiting: config.max_service_waiting,
             timeout: config.service_timeout,
+            max_age: config.service_max_age,
             known: LruCache::sparse(capacity),
             asked: HashMap::new(),
             waiting: 0,
@@ -72,10 +81,11 @@ impl<W> Lookups<W> {
         now: Instant,
         now_ms: u64,
     ) -> Ask<W> {
-        if let Some(record) = self.known.get(key)
-            && record.is_valid_at(now_ms)
+        if let Some(known) = self.known.get(key)
+            && now < known.usable_until
+            && known.record.is_valid_at(now_ms)
         {
-            return Ask::Known(waiter, Box::new(record.clone()));
+            return Ask::Known(waiter, Box::new(known.record.clone()));
         }
         if self.waiting >= self.max_waiting {
             return Ask::Refused(waiter);
@@ -96,17 +106,21 @@ impl<W> Lookups<W> {
 
     /// The sequence number of the newest record known of a key.
     pub(crate) fn seen(&self, key: &OverlayKey) -> Option<u64> {
-        self.known.peek(key).map(|record| record.sequence)
+        self.peek(key).map(|record| record.sequence)
     }
 
     /// The roles in a record known of a key, valid or not.
     pub(crate) fn peek(&self, key: &OverlayKey) -> Option<&ServiceRecord> {
-        self.known.peek(key)
+        self.known.peek(key).map(|known| &known.record)
     }
 
     /// A verified record has come: keeps it and gives back who waited for it.
-    pub(crate) fn learned(&mut self, peer: &PeerId, record: ServiceRecord) -> Vec<W> {
-        self.known.push(record.key, record);
+    ///
+    /// One without shard addresses answers nobody who asks later: its peer may just not know yet
+    /// where it is reached.
+    pub(crate) fn learned(&mut self, peer: &PeerId, record: ServiceRecord, now: Instant) -> Vec<W> {
+        let age = if record.shard_addrs.is_empty() { Duration::ZERO } else { self.max_age };
+        self.known.push(record.key, Known { record, usable_until: now + age });
         self.failed(peer)
     }
 
@@ -175,7 +189,7 @@ mod tests {
             validity: Validity { issued_ms: NOW, expires_ms: NOW + 100 },
             roles: Roles::default(),
             region: None,
-            shard_addrs: vec![],
+            shard_addrs: vec!["/ip4/8.8.8.8/udp/1/quic-v1".parse().unwrap()],
             certificate_hashes: vec![],
             load: 0,
         }
@@ -187,13 +201,32 @@ mod tests {
         let mut lookups = lookups();
         assert_eq!(lookups.ask(peer(1), &key(1), 10, now, NOW), Ask::Start);
         assert_eq!(lookups.ask(peer(1), &key(1), 11, now, NOW), Ask::Joined);
-        assert_eq!(lookups.learned(&peer(1), record(1)), [10, 11]);
+        assert_eq!(lookups.learned(&peer(1), record(1), now), [10, 11]);
         assert_eq!(
             lookups.ask(peer(1), &key(1), 12, now, NOW + 99),
             Ask::Known(12, Box::new(record(1)))
         );
         assert_eq!(lookups.ask(peer(1), &key(1), 13, now, NOW + 100), Ask::Start, "expired");
         assert_eq!(lookups.seen(&key(1)), Some(1));
+    }
+
+    #[test]
+    fn an_old_record_or_one_without_addresses_is_asked_for_again() {
+        let now = Instant::now();
+        let mut lookups = lookups();
+        let age = Config::default().service_max_age;
+        lookups.learned(&peer(1), record(1), now);
+        let known = |n| Ask::Known(n, Box::new(record(1)));
+        let young = now + age - Duration::from_millis(1);
+        assert_eq!(lookups.ask(peer(1), &key(1), 1, young, NOW), known(1));
+        assert_eq!(lookups.ask(peer(1), &key(1), 2, now + age, NOW), Ask::Start);
+        assert_eq!(lookups.learned(&peer(1), record(1), now + age), [2]);
+        assert_eq!(lookups.ask(peer(1), &key(1), 3, now + age, NOW), known(3));
+
+        let nowhere = ServiceRecord { shard_addrs: vec![], sequence: 7, ..record(1) };
+        lookups.learned(&peer(1), nowhere, now + age);
+        assert_eq!(lookups.ask(peer(1), &key(1), 4, now + age, NOW), Ask::Start);
+        assert_eq!(lookups.seen(&key(1)), Some(7), "what was told before is not believed again");
     }
 
     #[test]
@@ -208,7 +241,7 @@ mod tests {
         assert_eq!(lookups.failed(&peer(2)), [2]);
         assert_eq!(lookups.ask(peer(3), &key(3), 6, now, NOW), Ask::Start);
         for n in 1..=3 {
-            lookups.learned(&peer(n), record(n));
+            lookups.learned(&peer(n), record(n), now);
         }
         assert_eq!(lookups.seen(&key(1)), None, "the cache holds two");
         assert_eq!(lookups.waiting, 0);

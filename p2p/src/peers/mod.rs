@@ -21,4 +21,4 @@ pub use handle::{Changes, ConnectError, PeerView, PeersHandle, ServiceError, Sta
 pub(crate) use handle::{Command, Ends, channel};
 pub use record::{LocalServices, RecordError, Roles, ServiceRecord, Validity};
 pub use region::{BadRegion, Region};
-pub(crate) use task::{Context, Peers};
+pub(crate) use task::{Context, FAILURES, Peers};

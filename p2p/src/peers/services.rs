@@ -1,6 +1,6 @@
 //! This node's own service record.
 
-use super::{LocalServices, ServiceRecord, Validity, record};
+use super::{LocalServices, Roles, ServiceRecord, Validity, record};
 use crate::{AddressPolicy, Identity, Multiaddr, Protocols};
 use libp2p::identity::SigningError;
 use std::time::Duration;
@@ -20,9 +20,11 @@ impl Local {
         Self { lifetime_ms, policy, offered: None, signed: None, sequence: 0 }
     }
 
+    /// Without a role there is nothing to offer.
     pub(crate) fn set(&mut self, services: LocalServices) {
         if self.offered.as_ref() != Some(&services) {
-            self.offered = Some(services);
+            let has_role = services.roles != Roles::default();
+            self.offered = has_role.then_some(services);
             self.signed = None;
         }
     }
@@ -76,7 +78,6 @@ impl Local {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::peers::Roles;
 
     const NOW: u64 = 1_800_000_000_000;
 
@@ -114,9 +115,12 @@ mod tests {
         assert_eq!(sequence(&mut local, &here, NOW + 299_999), first);
         let moved = sequence(&mut local, &there, NOW + 299_999);
         assert!(moved > first);
-        local.set(LocalServices { load: 9, ..services });
+        local.set(LocalServices { load: 9, ..services.clone() });
         let changed = sequence(&mut local, &there, NOW + 299_999);
         assert!(changed > moved, "even within one millisecond");
         assert!(sequence(&mut local, &there, NOW + 600_000) > changed, "half of its life is over");
+
+        local.set(LocalServices { roles: Roles::default(), ..services });
+        assert_eq!(local.current(&here, &identity, &protocols, NOW).unwrap(), None, "no role");
     }
 }

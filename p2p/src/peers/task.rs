@@ -321,7 +321,7 @@ impl Peers {
                 }
                 Message::Response { request_id, response } => {
                     if let Some(peer) = self.requests.remove(&request_id) {
-                        self.on_response(peer, response, cx.now_ms);
+                        self.on_response(peer, response, &cx);
                     }
                 }
             },
@@ -350,14 +350,17 @@ impl Peers {
         }
     }
 
-    fn on_response(&mut self, peer: PeerId, response: Response, now_ms: u64) {
+    fn on_response(&mut self, peer: PeerId, response: Response, cx: &Context<'_>) {
         let Some(bytes) = response.record else {
             answer_all(self.lookups.failed(&peer), Err(ServiceError::NotOffered));
             return;
         };
         let seen = key_of(&peer).and_then(|key| self.lookups.seen(&key));
-        match ServiceRecord::verify(&bytes, &peer, &self.protocols, self.policy, seen, now_ms) {
-            Ok(record) => answer_all(self.lookups.learned(&peer, record.clone()), Ok(record)),
+        let (chain, policy) = (&self.protocols, self.policy);
+        match ServiceRecord::verify(&bytes, &peer, chain, policy, seen, cx.now_ms) {
+            Ok(record) => {
+                answer_all(self.lookups.learned(&peer, record.clone(), cx.now), Ok(record));
+            }
             Err(error) => {
                 tracing::debug!(%peer, reason = error.label(), "service record refused");
                 self.metrics.service_records_refused.with_label_values(&[error.label()]).inc();
@@ -411,6 +414,10 @@ fn answer_all(waiters: Vec<Served>, answer: Result<ServiceRecord, ServiceError>)
         let _ = waiter.send(answer.clone());
     }
 }
+
+/// All labels that `on_incoming_failed` and `dial_label` give, which dashboards see from the start.
+pub(crate) const FAILURES: [&str; 5] =
+    ["aborted", "no_addresses", "own_key", "transport", "wrong_peer"];
 
 fn denied(cause: &ConnectionDenied) -> String {
     match cause.downcast_ref::<limits::Refused>() {

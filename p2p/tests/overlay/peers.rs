@@ -6,6 +6,7 @@ use nsn_p2p::{
     peers::{ConnectError, LocalServices, Roles, ServiceError, StatusError},
     testnet::{self, Node, Testnet},
 };
+use prometheus_endpoint::prometheus::TextEncoder;
 use std::sync::Arc;
 
 fn services() -> LocalServices {
@@ -62,6 +63,41 @@ async fn a_node_that_has_just_joined_reaches_a_peer_it_never_met() {
     let record = late.overlay.peers.service_record(net.nodes[2].peer_id()).await.unwrap();
     assert_eq!(record.key, net.nodes[2].identity.key());
     late.stop().await.unwrap().unwrap();
+    net.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_node_without_a_role_offers_nothing() {
+    let net = Testnet::start(2, |_| {}).await.unwrap();
+    let server = &net.nodes[0];
+    let idle = LocalServices { roles: Roles::default(), ..services() };
+    server.overlay.peers.set_services(idle).await.unwrap();
+    let ask = || net.nodes[1].overlay.peers.service_record(server.peer_id());
+    assert_eq!(ask().await, Err(ServiceError::NotOffered));
+    server.overlay.peers.set_services(services()).await.unwrap();
+    assert_eq!(ask().await.map(|record| record.roles), Ok(services().roles));
+    net.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_overlay_that_has_ended_shows_nothing_held() {
+    let mut net = Testnet::start(2, |_| {}).await.unwrap();
+    let node = net.nodes.remove(1);
+    let gauges = [
+        "nsn_p2p_active_connections",
+        "nsn_p2p_connected_peers",
+        "nsn_p2p_kademlia_routing_table_size",
+        "nsn_p2p_gossipsub_mesh_size{topic=\"tasks\"}",
+    ];
+    for gauge in gauges {
+        node.wait_for_metric(gauge, 1.0).await.unwrap();
+    }
+    let registry = node.registry.clone();
+    node.stop().await.unwrap().unwrap();
+    let text = TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
+    for gauge in gauges {
+        assert!(text.lines().any(|line| line == format!("{gauge} 0")), "{gauge}: {text}");
+    }
     net.stop().await.unwrap();
 }
 
