@@ -157,6 +157,7 @@ impl Effective {
         if for_tests {
             self.settings.overlay.address_policy = nsn_p2p::AddressPolicy::Any;
             self.settings.shards.server.connections_per_second_per_source = 0;
+            self.settings.shards.server.connections_per_source = 0;
         }
         self.settings.overlay.bootstrap.mdns |= kind == ChainType::Development && mdns;
         if self.fault.is_some() && !for_tests {

@@ -1,19 +1,26 @@
 //! Telling the directory what this node holds.
 //!
 //! One queue, worked off a few announcements at a time, those of one record strictly in their
-//! order, so that "holds" and "holds no more" never overtake each other.
+//! order, so that "holds" and "holds no more" never overtake each other. Whether a blob is held is
+//! looked up at the moment of queueing, one announcement after the other: whoever evicts a blob and
+//! whoever fetches it anew may announce in any order, and the last word is the truth.
 
 use crate::{
+    content::BlobId,
     metrics::Metrics,
+    sync::lock,
     upstream::{Directory, Record},
 };
 use futures::{StreamExt, stream::FuturesUnordered};
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex},
+};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 /// Announcements that wait. At 4,096 of 40 bytes, 160 KiB.
-const QUEUE: usize = 4096;
+pub(crate) const QUEUE: usize = 4096;
 
 /// Announcements that the directory works on at a time.
 const PARALLEL: usize = 16;
@@ -28,8 +35,14 @@ struct Announcement {
 #[derive(Clone)]
 pub(crate) struct Announcer {
     queue: mpsc::Sender<Announcement>,
+    holds: Arc<Holds>,
+    /// Held from looking whether a blob is held until the announcement is queued.
+    order: Arc<Mutex<()>>,
     metrics: Metrics,
 }
+
+/// Whether this node holds a blob, in whatever store.
+pub(crate) type Holds = dyn Fn(BlobId) -> bool + Send + Sync;
 
 /// Hands announcements to the directory.
 pub(crate) struct Runner {
@@ -38,35 +51,64 @@ pub(crate) struct Runner {
     metrics: Metrics,
 }
 
-pub(crate) fn build(directory: Arc<dyn Directory>, metrics: Metrics) -> (Announcer, Runner) {
+pub(crate) fn build(
+    directory: Arc<dyn Directory>,
+    holds: Arc<Holds>,
+    metrics: Metrics,
+) -> (Announcer, Runner) {
     let (sender, queue) = mpsc::channel(QUEUE);
-    let announcer = Announcer { queue: sender, metrics: metrics.clone() };
+    let order = Arc::default();
+    let announcer = Announcer { queue: sender, holds, order, metrics: metrics.clone() };
     (announcer, Runner { queue, directory, metrics })
 }
 
 impl Announcer {
     /// Announces that this node holds something, and waits for a place in the queue: for what must
-    /// be found. Does nothing once the service is going down.
+    /// be found. Does nothing when it is not held any more by then, or once the service is going
+    /// down.
     pub(crate) async fn provide(&self, record: Record) {
-        let _ = self.queue.send(Announcement { record, held: true }).await;
+        let Ok(place) = self.queue.reserve().await else { return };
+        let _order = lock(&self.order);
+        if (self.holds)(record.blob()) {
+            place.send(Announcement { record, held: true });
+        }
+    }
+
+    /// Like [`Self::provide`], without waiting. False when the queue is full: then it is the caller's
+    /// to see that it is announced all the same.
+    pub(crate) fn try_provide(&self, record: Record) -> bool {
+        !matches!(self.queue_if_true(record, true), Err(mpsc::error::TrySendError::Full(_)))
     }
 
     /// Announces that this node holds something. Dropped and counted when the queue is full: the
-    /// network then finds other sources, or this one after its next start.
+    /// network then finds other sources, or this one after its next start. Does nothing when it is
+    /// not held any more.
     pub(crate) fn offer(&self, record: Record) {
-        self.try_announce(Announcement { record, held: true });
+        self.try_announce(record, true);
     }
 
     /// Announces that this node holds something no more. Dropped and counted when the queue is
-    /// full: then someone asks in vain, and is told so.
+    /// full: then someone asks in vain, and is told so. Does nothing when it is held again.
     pub(crate) fn withdraw(&self, record: Record) {
-        self.try_announce(Announcement { record, held: false });
+        self.try_announce(record, false);
     }
 
-    fn try_announce(&self, announcement: Announcement) {
-        if let Err(mpsc::error::TrySendError::Full(_)) = self.queue.try_send(announcement) {
+    fn try_announce(&self, record: Record, held: bool) {
+        if let Err(mpsc::error::TrySendError::Full(_)) = self.queue_if_true(record, held) {
             self.metrics.announcements_dropped_total.inc();
         }
+    }
+
+    fn queue_if_true(
+        &self,
+        record: Record,
+        held: bool,
+    ) -> Result<(), mpsc::error::TrySendError<Announcement>> {
+        let _order = lock(&self.order);
+        if (self.holds)(record.blob()) != held {
+            return Ok(());
+        }
+        self.queue.try_send(Announcement { record, held })
     }
 }
 
@@ -116,12 +158,12 @@ async fn announce(
 mod tests {
     use super::*;
     use crate::{
-        content::{BlobId, ShardId},
+        content::ShardId,
         upstream::{DirectoryError, Source},
     };
     use futures::future::BoxFuture;
     use std::{
-        sync::Mutex,
+        collections::BTreeSet,
         sync::atomic::{AtomicUsize, Ordering::SeqCst},
     };
     use tokio::sync::Notify;
@@ -164,14 +206,24 @@ mod tests {
         Record::Shard(ShardId(BlobId([n; 32])))
     }
 
+    /// What a node holds: its blobs by their first byte.
+    type Held = Arc<Mutex<BTreeSet<u8>>>;
+
+    fn holding(held: &Held) -> Arc<Holds> {
+        let held = Arc::clone(held);
+        Arc::new(move |id| held.lock().unwrap().contains(&id.0[0]))
+    }
+
     #[tokio::test]
     async fn announcements_of_one_record_keep_their_order() {
         let directory = Arc::new(Slow::default());
-        let (announcer, runner) = build(directory.clone(), Metrics::unregistered());
+        let held = Held::new(Mutex::new([1, 2].into()));
+        let (announcer, runner) = build(directory.clone(), holding(&held), Metrics::unregistered());
         let stop = CancellationToken::new();
         let running = tokio::spawn(runner.run(stop.clone()));
         announcer.offer(record(2));
         announcer.offer(record(1));
+        held.lock().unwrap().remove(&2);
         announcer.withdraw(record(2));
         // Record 2 hangs, record 1 overtakes it, the withdrawal of 2 does not.
         directory.logged.notified().await;
@@ -186,10 +238,29 @@ mod tests {
         running.await.unwrap();
     }
 
+    #[tokio::test]
+    async fn what_is_not_true_any_more_is_not_announced() {
+        let held = Held::new(Mutex::new([1].into()));
+        let directory = Arc::new(Slow::default());
+        let (announcer, mut runner) = build(directory, holding(&held), Metrics::unregistered());
+        // Refilled before the eviction is told.
+        announcer.withdraw(record(1));
+        // Evicted before the fill is told.
+        announcer.offer(record(2));
+        announcer.provide(record(2)).await;
+        assert!(runner.queue.try_recv().is_err());
+        announcer.provide(record(1)).await;
+        announcer.withdraw(record(2));
+        let told = std::iter::from_fn(|| runner.queue.try_recv().ok());
+        let told: Vec<_> = told.map(|told| (told.record, told.held)).collect();
+        assert_eq!(told, [(record(1), true), (record(2), false)]);
+    }
+
     #[test]
     fn a_full_queue_drops_and_counts() {
         let metrics = Metrics::unregistered();
-        let (announcer, _runner) = build(Arc::new(Slow::default()), metrics.clone());
+        let (announcer, _runner) =
+            build(Arc::new(Slow::default()), Arc::new(|_| true), metrics.clone());
         for _ in 0..QUEUE + 3 {
             announcer.offer(record(1));
         }

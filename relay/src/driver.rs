@@ -170,7 +170,7 @@ impl Driver {
                 announcer: self.announcer.clone(),
                 metrics: self.metrics.clone(),
             };
-            relay = Some(RelaySide { cache, fills: self.fills });
+            relay = Some(RelaySide { cache, fills: self.fills, announce: config.fill.announce });
             let runner = self.fill_runner.run(deps, stop_rest.clone());
             tasks.spawn(async move {
                 runner.await;
@@ -182,7 +182,7 @@ impl Driver {
             origin: self.origin.clone(),
             cache: self.cache.filter(|_| config.fill.announce),
             announcer: self.announcer.clone(),
-            again: self.announce_again,
+            again: Arc::clone(&self.announce_again),
         };
         let running = holdings.run(stop_rest.clone());
         tasks.spawn(async move {
@@ -195,6 +195,7 @@ impl Driver {
                 origin: Arc::clone(origin),
                 disk: self.disk,
                 announcer: self.announcer.clone(),
+                announce_again: self.announce_again,
                 config: config.publish,
             };
             let running = publisher.run(self.publishes, stop_rest.clone());
@@ -292,6 +293,7 @@ struct Publisher {
     origin: Arc<Origin>,
     disk: Disk,
     announcer: Announcer,
+    announce_again: Arc<Notify>,
     config: publish::Config,
 }
 
@@ -327,9 +329,12 @@ impl Publisher {
         let (published, shards) =
             publish::publish(request, &self.config, &self.origin, &self.disk, progress).await?;
         tracing::info!("Published {} ({} bytes)", published.content_id, published.total_len);
-        self.announcer.provide(Record::Content(published.content_id)).await;
-        for shard in shards {
-            self.announcer.provide(Record::Shard(shard)).await;
+        let content = std::iter::once(Record::Content(published.content_id));
+        let mut records = content.chain(shards.into_iter().map(Record::Shard));
+        // The content is published whatever the directory does. What finds no place in the queue
+        // is held now, so it is announced with all that is held as soon as the queue moves.
+        if !records.all(|record| self.announcer.try_provide(record)) {
+            self.announce_again.notify_one();
         }
         Ok(published)
     }
@@ -338,6 +343,64 @@ impl Publisher {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        content::{BlobId, Progress},
+        store::{self, Files},
+        upstream::directory::Fake,
+    };
+    use std::{collections::BTreeSet, fs};
+
+    #[tokio::test]
+    async fn a_publish_does_not_wait_for_the_directory_and_is_announced_once_it_moves() {
+        let root = tempfile::tempdir().unwrap();
+        let metrics = Metrics::unregistered();
+        let disk = Disk::new(4, metrics.clone());
+        let store = store::Config::default();
+        let files = Files::new(root.path().join("shards"), &store, disk.clone());
+        let origin = Arc::new(Origin::new(files, &store, metrics.clone()));
+        let _lock = origin.open().await.unwrap();
+        let directory = Arc::new(Fake::default());
+        let (announcer, runner) =
+            announce::build(directory.clone(), Arc::new(|_| true), metrics.clone());
+        // All places but one are taken, and nobody empties the queue.
+        let other = Record::Shard(ShardId(BlobId([7; 32])));
+        for _ in 1..announce::QUEUE {
+            announcer.offer(other);
+        }
+        let again = Arc::new(Notify::new());
+        let publisher = Publisher {
+            origin: Arc::clone(&origin),
+            disk,
+            announcer: announcer.clone(),
+            announce_again: Arc::clone(&again),
+            config: publish::Config { shard_len: 1000, ..publish::Config::default() },
+        };
+        let path = root.path().join("a.bin");
+        fs::write(&path, (0..3500u32).map(|n| n.to_le_bytes()[0]).collect::<Vec<_>>()).unwrap();
+        let request = publish::Request { path, media_type: None };
+        let progress = watch::Sender::new(Progress::START);
+        let published = publisher.store(request, &progress);
+        let wait = std::time::Duration::from_secs(10);
+        let published = tokio::time::timeout(wait, published).await.unwrap().unwrap();
+        assert_eq!(origin.contents().len(), 1);
+
+        let (contents, blobs) = origin.held();
+        assert_eq!(contents, [published.content_id]);
+        let mut expected: BTreeSet<_> =
+            blobs.into_iter().map(|blob| Record::Shard(ShardId(blob))).collect();
+        expected.extend([Record::Content(published.content_id), other]);
+        let stop = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(runner.run(stop.clone()));
+        // Only told to: what the service does at its start would hide that it was not.
+        tokio::time::timeout(wait, again.notified()).await.unwrap();
+        let holdings = Holdings { origin: Some(origin), cache: None, announcer, again };
+        tasks.spawn(holdings.run(stop.clone()));
+        let mut provided = directory.provided();
+        provided.wait_for(|provided| *provided == expected).await.unwrap();
+        stop.cancel();
+        while tasks.join_next().await.is_some() {}
+    }
 
     /// A server that ends as `server` does, and a part that ends when told.
     fn parts(server: impl Future<Output = ()> + Send + 'static) -> Parts {

@@ -85,6 +85,8 @@ pub enum Refusal {
     UpstreamBusy,
     /// As many connections as allowed are open.
     Connections,
+    /// As many connections as allowed to one address are open.
+    SourceConnections,
     /// Connections come too fast, from this address or in all.
     ConnectionRate,
     /// The connection did not come to be in time, or not as the protocol wants it.
@@ -110,7 +112,10 @@ impl Refusal {
             Self::TooManyIds => Code::TooLarge,
             Self::Range => Code::Range,
             Self::Requests | Self::Fills | Self::Memory | Self::UpstreamBusy => Code::Busy,
-            Self::Connections | Self::ConnectionRate | Self::SlowReader => Code::Limited,
+            Self::Connections
+            | Self::SourceConnections
+            | Self::ConnectionRate
+            | Self::SlowReader => Code::Limited,
             Self::UpstreamFailed => Code::UpstreamFailed,
             Self::UpstreamCorrupt => Code::Corrupt,
             Self::ShuttingDown => Code::ShuttingDown,
@@ -131,6 +136,7 @@ impl Refusal {
             Self::Memory => "memory",
             Self::UpstreamBusy => "upstream_busy",
             Self::Connections => "connections",
+            Self::SourceConnections => "connections_per_source",
             Self::ConnectionRate => "connection_rate",
             Self::Handshake => "handshake",
             Self::SlowReader => "slow_reader",

@@ -10,7 +10,7 @@
 
 use crate::{
     announce::Announcer,
-    cache::Cache,
+    cache::{Admission, Cache},
     content::{BlobId, ShardId},
     metrics::{Metrics, count_and_log},
     sync::lock,
@@ -281,9 +281,14 @@ impl Drop for Active {
 async fn fill(mut active: Active, deps: Arc<Deps>, announce: bool) {
     let id = active.job.id;
     // Whoever started this fill may have looked into the cache just before the last one was done.
-    if let Some(bytes) = deps.cache.read(id).await {
-        active.tell(Outcome::Verified(bytes));
-        return;
+    if deps.cache.len_of(id).is_some() {
+        if let Some(bytes) = deps.cache.read(id).await {
+            active.tell(Outcome::Verified(bytes));
+            return;
+        }
+        if announce {
+            deps.announcer.withdraw(Record::Shard(ShardId(id)));
+        }
     }
     let Fetched { bytes, room } = match deps.upstream.fetch(id).await {
         Ok(fetched) => fetched,
@@ -296,16 +301,19 @@ async fn fill(mut active: Active, deps: Arc<Deps>, announce: bool) {
         }
     };
     active.fetched(bytes.clone());
-    match deps.cache.admit(id, bytes).await {
-        Ok(evicted) if announce => {
-            for victim in evicted {
-                deps.announcer.withdraw(Record::Shard(ShardId(victim)));
-            }
+    let Admission { evicted, kept } = deps.cache.admit(id, bytes).await;
+    if announce {
+        for victim in evicted {
+            deps.announcer.withdraw(Record::Shard(ShardId(victim)));
+        }
+    }
+    match kept {
+        Ok(()) if announce => {
             // The relay cannot know whether it is a shard or a manifest; sources are looked up
             // under both keys, so one of them is enough.
             deps.announcer.offer(Record::Shard(ShardId(id)));
         }
-        Ok(_) => {}
+        Ok(()) => {}
         Err(error) => {
             if count_and_log(&deps.metrics.cache_write_failures_total) {
                 tracing::warn!("{id} is served but not cached: {error}");

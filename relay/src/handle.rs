@@ -158,7 +158,8 @@ impl Relay {
     }
 
     /// Publishes a file: stores its shards and its manifest, lists it, and announces it to the
-    /// directory. The work is the service's own: it goes on when the caller goes away.
+    /// directory, whose answer it does not wait for. The work is the service's own: it goes on when
+    /// the caller goes away.
     ///
     /// # Errors
     /// See [`PublishError`].

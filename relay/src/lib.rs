@@ -115,7 +115,15 @@ pub fn build(config: Config, deps: Deps) -> Result<(Relay, Driver), BuildError> 
     let cache =
         cache_dir.map(|dir| Arc::new(Cache::new(files(dir), &config.cache, metrics.clone())));
     let (fills, fill_runner) = fill::build(&config.fill);
-    let (announcer, announce_runner) = announce::build(Arc::clone(&directory), metrics.clone());
+    let holds = {
+        let (origin, cache) = (origin.clone(), cache.clone());
+        move |id| {
+            origin.as_ref().is_some_and(|origin| origin.len_of(id).is_some())
+                || cache.as_ref().is_some_and(|cache| cache.len_of(id).is_some())
+        }
+    };
+    let (announcer, announce_runner) =
+        announce::build(Arc::clone(&directory), Arc::new(holds), metrics.clone());
     let (publish_sender, publishes) = mpsc::channel(config.publish.publishes);
     let announce_again = Arc::new(Notify::new());
     let (phase, phase_receiver) = watch::channel(Phase::Starting);

@@ -1,11 +1,15 @@
-//! How fast connections may come: a token bucket for each address and one for all.
+//! How fast connections may come, a token bucket for each address and one for all, and how many of
+//! one address may be open.
 //!
 //! Decisions only; the server says who comes and when.
 
+use crate::sync::lock;
 use lru::LruCache;
 use std::{
+    collections::HashMap,
     net::{IpAddr, Ipv6Addr},
     num::NonZeroUsize,
+    sync::{Arc, Mutex},
     time::Instant,
 };
 
@@ -92,6 +96,51 @@ impl ConnectionRate {
     }
 }
 
+/// Open connections of each source.
+pub(crate) struct OpenConnections {
+    /// Of one source at most; 0 means no limit.
+    most: u32,
+    /// Only sources with an open connection, so never more entries than `server.max_connections`:
+    /// at its default of 2,048, of about 32 bytes, 64 KiB.
+    open: Arc<Mutex<HashMap<Net, u32>>>,
+}
+
+/// A connection that counts as open until this is dropped.
+pub(crate) struct OpenConnection {
+    source: Net,
+    open: Arc<Mutex<HashMap<Net, u32>>>,
+}
+
+impl OpenConnections {
+    pub(crate) fn new(most: u32) -> Self {
+        Self { most, open: Arc::default() }
+    }
+
+    /// Counts a connection from `addr`, or gives `None` when its source has as many as it may.
+    pub(crate) fn admit(&self, addr: IpAddr) -> Option<OpenConnection> {
+        let source = Net::of(addr);
+        let mut open = lock(&self.open);
+        let count = open.get(&source).copied().unwrap_or(0);
+        if self.most > 0 && count >= self.most {
+            return None;
+        }
+        open.insert(source, count.saturating_add(1));
+        Some(OpenConnection { source, open: Arc::clone(&self.open) })
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        let mut open = lock(&self.open);
+        match open.get_mut(&self.source) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => {
+                open.remove(&self.source);
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -145,6 +194,29 @@ mod tests {
             assert!(rate.admit(IpAddr::from([10, 0, 0, n]), now));
             assert!(rate.sources.len() <= 4);
         }
+    }
+
+    #[test]
+    fn open_connections_of_a_source_are_bounded_and_the_closed_are_forgotten() {
+        let connections = OpenConnections::new(2);
+        let first = connections.admit(ip("2001:db8::1")).unwrap();
+        let second = connections.admit(ip("2001:db8::ffff:2")).unwrap();
+        assert!(connections.admit(ip("2001:db8::3")).is_none());
+        let other = connections.admit(ip("2001:db8:0:1::1")).unwrap();
+        let v4 = ["10.0.0.1", "::ffff:10.0.0.1"].map(|addr| connections.admit(ip(addr)).unwrap());
+        assert!(connections.admit(ip("10.0.0.1")).is_none());
+        drop(first);
+        let third = connections.admit(ip("2001:db8::3")).unwrap();
+        assert!(connections.admit(ip("2001:db8::4")).is_none());
+        drop((second, third, other, v4));
+        assert!(connections.open.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_bound_of_0_is_no_bound_of_open_connections() {
+        let connections = OpenConnections::new(0);
+        let open: Vec<_> = (0..1000).filter_map(|_| connections.admit(ip("10.0.0.1"))).collect();
+        assert_eq!(open.len(), 1000);
     }
 
     proptest! {

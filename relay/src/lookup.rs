@@ -39,6 +39,8 @@ pub(crate) struct Lookup {
 pub(crate) struct RelaySide {
     pub(crate) cache: Arc<Cache>,
     pub(crate) fills: Fills,
+    /// Whether the directory is told what the cache holds.
+    pub(crate) announce: bool,
 }
 
 /// A verified blob.
@@ -82,9 +84,10 @@ impl Lookup {
         let Some(origin) = &self.origin else { return Ok(None) };
         let Some(len) = origin.len_of(id) else { return Ok(None) };
         let room = self.room(len).await?;
-        let read = origin.read(id).await;
-        if read.is_none() && origin.len_of(id).is_none() {
-            // It has just been found damaged or gone.
+        // A disk that fails says nothing about the blob: `not found` would send the viewer away.
+        let read = origin.read(id).await.map_err(|_| Refusal::Internal)?;
+        if read.is_none() {
+            // It has just been found damaged or gone. Does nothing if only this reading failed.
             self.announcer.withdraw(Record::Shard(ShardId(id)));
             self.announcer.withdraw(Record::Content(ContentId(id)));
         }
@@ -95,6 +98,10 @@ impl Lookup {
         let Some(len) = relay.cache.len_of(id) else { return Ok(None) };
         let room = self.room(len).await?;
         let read = relay.cache.read(id).await;
+        if read.is_none() && relay.announce {
+            // It was found damaged or gone. Does nothing if only this reading failed.
+            self.announcer.withdraw(Record::Shard(ShardId(id)));
+        }
         Ok(read.map(|bytes| Found { bytes, source: Source::Disk, room }))
     }
 

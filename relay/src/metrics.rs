@@ -35,12 +35,14 @@ pub struct Metrics {
     pub shard_serve_latency_seconds: Histogram,
     /// From the first attempt to the verified blob.
     pub upstream_fetch_latency_seconds: Histogram,
-    /// From asking for a disk operation to its end, waiting for a turn included.
+    /// From asking for a disk operation to its turn.
     pub disk_wait_seconds: Histogram,
     /// Requests and connections refused, by `reason`.
     pub refusals_total: CounterVec<U64>,
     /// Blobs found damaged, by `place`: `origin`, `cache` or `upstream`.
     pub corrupt_blobs_total: CounterVec<U64>,
+    /// Blobs on disk that the disk failed to read, by `place`: `origin` or `cache`.
+    pub disk_read_failures_total: CounterVec<U64>,
     /// Announcements to the directory that were dropped because its queue was full.
     pub announcements_dropped_total: Counter<U64>,
     /// Requests to the directory that failed, by `operation`.
@@ -94,7 +96,7 @@ impl Metrics {
                 "From the first attempt at a source to the verified blob",
             )?,
             disk_wait_seconds: make
-                .histogram("disk_wait_seconds", "From asking for a disk operation to its end")?,
+                .histogram("disk_wait_seconds", "From asking for a disk operation to its turn")?,
             refusals_total: make.counters(
                 "refusals_total",
                 "Requests and connections refused",
@@ -103,6 +105,11 @@ impl Metrics {
             corrupt_blobs_total: make.counters(
                 "corrupt_blobs_total",
                 "Blobs found damaged",
+                "place",
+            )?,
+            disk_read_failures_total: make.counters(
+                "disk_read_failures_total",
+                "Blobs that the disk failed to read",
                 "place",
             )?,
             announcements_dropped_total: make.counter(

@@ -9,7 +9,7 @@ mod index;
 
 use crate::{
     content::BlobId,
-    metrics::Metrics,
+    metrics::{Metrics, count_and_log},
     store::{Files, FolderLock, OpenError, ReadError, Stored},
     sync::lock,
 };
@@ -90,7 +90,23 @@ pub enum AdmitError {
     Backlog(Duration),
     /// The disk failed or is full.
     #[error("cannot write to the cache folder: {0}")]
-    Io(#[from] io::Error),
+    Io(#[source] io::Error),
+}
+
+/// What came of keeping a blob.
+#[derive(Debug)]
+#[must_use = "what was evicted is announced no more"]
+pub struct Admission {
+    /// What was evicted to make room; gone also when the blob itself was not kept.
+    pub evicted: Vec<BlobId>,
+    /// Whether the blob was kept.
+    pub kept: Result<(), AdmitError>,
+}
+
+impl From<AdmitError> for Admission {
+    fn from(error: AdmitError) -> Self {
+        Self { evicted: Vec::new(), kept: Err(error) }
+    }
 }
 
 impl Cache {
@@ -148,7 +164,8 @@ impl Cache {
     }
 
     /// Reads a blob, verified; it counts as used now. `None` when it is not held, or no longer is:
-    /// a damaged one is put aside and forgotten, to be fetched anew.
+    /// a damaged one is put aside and forgotten, to be fetched anew. One that the disk fails to read
+    /// is counted and a miss for now.
     pub async fn read(&self, id: BlobId) -> Option<Bytes> {
         let len = lock(&self.index).touch(id)?;
         let error = match self.files.read(id, len).await {
@@ -162,7 +179,10 @@ impl Cache {
             Err(ReadError::Io(error)) => Some(error),
         };
         if let Some(error) = error {
-            tracing::warn!("Cannot read {id} from the cache folder: {error}");
+            let failures = self.metrics.disk_read_failures_total.with_label_values(&["cache"]);
+            if count_and_log(&failures) {
+                tracing::warn!("Cannot read {id} from the cache folder: {error}");
+            }
             return None;
         }
         let _order = self.stripe(id).lock().await;
@@ -178,28 +198,24 @@ impl Cache {
         }
     }
 
-    /// Keeps a blob, whose `bytes` hash to `id`, and gives what was evicted for it.
-    ///
-    /// # Errors
-    /// See [`AdmitError`]; the cache is as it was, but for what was evicted.
-    pub async fn admit(&self, id: BlobId, bytes: Bytes) -> Result<Vec<BlobId>, AdmitError> {
-        let _turn = timeout(self.write_wait, self.writers.acquire())
-            .await
-            .map_err(|_| AdmitError::Backlog(self.write_wait))?;
-        let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-        let (victims, room) = {
-            let mut index = lock(&self.index);
-            let victims = index.reserve(len).ok_or(AdmitError::NoRoom(len))?;
-            (victims, Room { cache: self, len })
+    /// Keeps a blob, whose `bytes` hash to `id`, and gives what was evicted for it. When it is not
+    /// kept, the cache is as it was, but for what was evicted.
+    pub async fn admit(&self, id: BlobId, bytes: Bytes) -> Admission {
+        let Ok(_turn) = timeout(self.write_wait, self.writers.acquire()).await else {
+            return AdmitError::Backlog(self.write_wait).into();
         };
-        for victim in &victims {
+        let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        let reserved = lock(&self.index).reserve(len);
+        let Some(evicted) = reserved else { return AdmitError::NoRoom(len).into() };
+        let room = Room { cache: self, len };
+        for victim in &evicted {
             self.metrics.cache_evictions_total.inc();
             self.delete(*victim).await;
         }
         let _order = self.stripe(id).lock().await;
-        self.files.put(id, bytes).await?;
-        room.commit(id);
-        Ok(victims)
+        let written = self.files.put(id, bytes).await;
+        let kept = written.map(|()| room.commit(id)).map_err(AdmitError::Io);
+        Admission { evicted, kept }
     }
 
     /// Deletes the file of a blob that the index has given up, unless it is back by now.
@@ -311,8 +327,9 @@ mod tests {
         let _lock = cache.open().await.unwrap();
         for n in 0..20 {
             let (id, bytes) = blob(n);
-            let evicted = cache.admit(id, bytes.clone()).await.unwrap();
-            assert_eq!(evicted.len(), usize::from(n >= 3));
+            let admission = cache.admit(id, bytes.clone()).await;
+            assert!(admission.kept.is_ok());
+            assert_eq!(admission.evicted.len(), usize::from(n >= 3));
             assert_eq!(cache.read(id).await, Some(bytes));
             assert!(on_disk(root.path()) <= 3500);
         }
@@ -331,7 +348,7 @@ mod tests {
             let _lock = cache.open().await.unwrap();
             for n in 0..5 {
                 let (id, bytes) = blob(n);
-                cache.admit(id, bytes).await.unwrap();
+                cache.admit(id, bytes).await.kept.unwrap();
                 let name = id.to_string();
                 let file = root.path().join(&name[..2]).join(&name);
                 let age = Duration::from_secs(100 - u64::from(n));
@@ -352,29 +369,54 @@ mod tests {
         let cache = cache(root.path(), 10_000);
         let _lock = cache.open().await.unwrap();
         let (id, bytes) = blob(1);
-        cache.admit(id, bytes.clone()).await.unwrap();
+        cache.admit(id, bytes.clone()).await.kept.unwrap();
         let name = id.to_string();
         fs::write(root.path().join(&name[..2]).join(&name), vec![2; 1000]).unwrap();
         assert_eq!(cache.read(id).await, None);
         assert_eq!((cache.len_of(id), cache.status().bytes), (None, 0));
         assert_eq!(cache.metrics.corrupt_blobs_total.with_label_values(&["cache"]).get(), 1);
-        cache.admit(id, bytes.clone()).await.unwrap();
+        cache.admit(id, bytes.clone()).await.kept.unwrap();
         assert_eq!(cache.read(id).await, Some(bytes));
     }
 
     #[tokio::test]
-    async fn a_failed_write_gives_its_room_back() {
+    async fn a_file_that_the_disk_fails_to_read_is_a_counted_miss_and_kept() {
+        let root = tempfile::tempdir().unwrap();
+        let cache = cache(root.path(), 10_000);
+        let _lock = cache.open().await.unwrap();
+        let (id, bytes) = blob(1);
+        cache.admit(id, bytes.clone()).await.kept.unwrap();
+        let name = id.to_string();
+        let file = root.path().join(&name[..2]).join(&name);
+        fs::remove_file(&file).unwrap();
+        // A link to itself: opening it fails, for root as well.
+        std::os::unix::fs::symlink(&file, &file).unwrap();
+        assert_eq!(cache.read(id).await, None);
+        assert_eq!(cache.metrics.disk_read_failures_total.with_label_values(&["cache"]).get(), 1);
+        fs::remove_file(&file).unwrap();
+        fs::write(&file, &bytes).unwrap();
+        assert_eq!(cache.read(id).await, Some(bytes));
+    }
+
+    #[tokio::test]
+    async fn a_failed_write_gives_its_room_back_and_tells_what_was_evicted() {
         let root = tempfile::tempdir().unwrap();
         let cache = cache(root.path(), 1000);
         let _lock = cache.open().await.unwrap();
+        let (victim, old) = blob(0);
+        cache.admit(victim, old).await.kept.unwrap();
         let (id, bytes) = blob(1);
         fs::remove_dir(root.path().join("tmp")).unwrap();
-        assert!(matches!(cache.admit(id, bytes.clone()).await, Err(AdmitError::Io(_))));
+        let failed = cache.admit(id, bytes.clone()).await;
+        assert!(matches!(failed.kept, Err(AdmitError::Io(_))));
+        assert_eq!((failed.evicted, cache.len_of(victim)), (vec![victim], None));
         fs::create_dir(root.path().join("tmp")).unwrap();
-        assert!(cache.admit(id, bytes).await.unwrap().is_empty());
+        let admission = cache.admit(id, bytes).await;
+        assert!(admission.kept.is_ok() && admission.evicted.is_empty());
         let too_large = Bytes::from(vec![0; 1001]);
-        let result = cache.admit(BlobId::of(&too_large), too_large).await;
-        assert!(matches!(result, Err(AdmitError::NoRoom(1001))));
+        let refused = cache.admit(BlobId::of(&too_large), too_large).await;
+        assert!(matches!(refused.kept, Err(AdmitError::NoRoom(1001))));
+        assert!(refused.evicted.is_empty() && cache.len_of(id).is_some());
     }
 
     #[tokio::test]

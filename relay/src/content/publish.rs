@@ -282,12 +282,12 @@ mod tests {
         let done = Progress { stage: Stage::Done, done: 3500, total: 3500 };
         assert_eq!(*world.progress.borrow(), done);
 
-        let manifest = world.origin.read(published.content_id.into()).await.unwrap();
+        let manifest = world.origin.read(published.content_id.into()).await.unwrap().unwrap();
         let manifest = Manifest::decode(&manifest).unwrap();
         assert_eq!(manifest.shards().iter().map(|part| part.id).collect::<Vec<_>>(), shards);
         let mut joined = Vec::new();
         for shard in &shards {
-            joined.extend(world.origin.read((*shard).into()).await.unwrap());
+            joined.extend(world.origin.read((*shard).into()).await.unwrap().unwrap());
         }
         assert_eq!(joined, bytes);
 
@@ -334,10 +334,10 @@ mod tests {
         let name = id.to_string();
         let path = world.root.path().join("shards").join(&name[..2]).join(&name);
         fs::write(&path, b"some bytez").unwrap();
-        assert_eq!(world.origin.read(id).await, None);
+        assert_eq!(world.origin.read(id).await.unwrap(), None);
         assert_eq!(world.origin.status().blobs, 1);
         world.publish(request).await.unwrap();
-        assert_eq!(&world.origin.read(id).await.unwrap()[..], b"some bytes");
+        assert_eq!(&world.origin.read(id).await.unwrap().unwrap()[..], b"some bytes");
     }
 
     #[tokio::test]

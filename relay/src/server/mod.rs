@@ -2,8 +2,8 @@
 //!
 //! One task accepts; each connection is a task and each request another, all of them owned here
 //! and none of them living longer than `Server::run`. Everything that a peer can make us hold has
-//! a bound: connections, streams, requests, bytes of requests (in the transport's windows) and
-//! bytes of bodies (in `Lookup`).
+//! a bound: connections (in all and of one address), streams, requests, bytes of requests (in the
+//! transport's windows) and bytes of bodies (in `Lookup`).
 //!
 //! To drain, the server refuses new connections, answers new requests with code 9, lets those in
 //! flight finish within their limit, and closes.
@@ -13,7 +13,7 @@ mod request;
 
 use crate::{
     error::{Refusal, RunError},
-    limits::ConnectionRate,
+    limits::{ConnectionRate, OpenConnection, OpenConnections},
     lookup::Lookup,
     metrics::Metrics,
     transport,
@@ -24,7 +24,7 @@ use quinn::{Endpoint, Incoming};
 use serde::{Deserialize, Serialize};
 use std::{
     io,
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     num::NonZeroUsize,
     sync::Arc,
     time::{Duration, Instant},
@@ -45,6 +45,8 @@ pub struct Config {
     pub listen_addr: SocketAddr,
     /// Connections at most. Default 2,048; each holds at most 64 KiB of unread requests.
     pub max_connections: u32,
+    /// Open connections of one address (IPv6: one /64) at most; 0 for no limit. Default 64.
+    pub connections_per_source: u32,
     /// New connections a second in all, and as many at once; 0 for no limit. Default 100.
     pub connections_per_second: u32,
     /// New connections a second from one address (IPv6: one /64), and as many at once; 0 for no
@@ -95,6 +97,7 @@ impl Default for Config {
         Self {
             listen_addr: (Ipv4Addr::UNSPECIFIED, 9003).into(),
             max_connections: 2048,
+            connections_per_source: 64,
             connections_per_second: 100,
             connections_per_second_per_source: 10,
             source_table: 10_000,
@@ -165,6 +168,7 @@ pub(crate) struct Server {
     endpoint: Endpoint,
     shared: Arc<Shared>,
     rate: ConnectionRate,
+    open: OpenConnections,
 }
 
 impl Server {
@@ -181,6 +185,7 @@ impl Server {
             table,
             Instant::now(),
         );
+        let open = OpenConnections::new(config.connections_per_source);
         let requests = Arc::new(Semaphore::new(config.max_requests));
         let shared = Shared {
             lookup,
@@ -190,7 +195,7 @@ impl Server {
             in_flight: watch::Sender::new(0),
             draining: CancellationToken::new(),
         };
-        Self { endpoint, shared: Arc::new(shared), rate }
+        Self { endpoint, shared: Arc::new(shared), rate, open }
     }
 
     /// Serves until `stop`, then drains.
@@ -214,21 +219,29 @@ impl Server {
     fn accept(&mut self, incoming: Incoming, connections: &mut JoinSet<()>) {
         let max = usize::try_from(self.shared.config.max_connections).unwrap_or(usize::MAX);
         let addr = incoming.remote_address().ip();
-        let refusal = if connections.len() >= max {
-            Some(Refusal::Connections)
-        } else if !self.rate.admit(addr, Instant::now()) {
-            Some(Refusal::ConnectionRate)
-        } else {
-            None
-        };
-        match refusal {
-            Some(refusal) => {
+        let admitted =
+            if connections.len() >= max { Err(Refusal::Connections) } else { self.admit(addr) };
+        match admitted {
+            Err(refusal) => {
                 self.shared.count(refusal);
                 incoming.refuse();
             }
-            None => {
-                connections.spawn(connection::serve(incoming, Arc::clone(&self.shared)));
+            Ok(open) => {
+                let serving = connection::serve(incoming, Arc::clone(&self.shared));
+                connections.spawn(async move {
+                    let _open = open;
+                    serving.await;
+                });
             }
+        }
+    }
+
+    /// What one address may have open is asked first: its refusals cost the others no turn.
+    fn admit(&mut self, addr: IpAddr) -> Result<OpenConnection, Refusal> {
+        let open = self.open.admit(addr).ok_or(Refusal::SourceConnections)?;
+        match self.rate.admit(addr, Instant::now()) {
+            true => Ok(open),
+            false => Err(Refusal::ConnectionRate),
         }
     }
 

@@ -28,13 +28,40 @@ impl Disk {
     ) -> io::Result<T> {
         let asked = Instant::now();
         let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(io::Error::other)?;
-        let result = tokio::task::spawn_blocking(move || {
+        self.metrics.disk_wait_seconds.observe(asked.elapsed().as_secs_f64());
+        tokio::task::spawn_blocking(move || {
             let _permit = permit;
             work()
         })
         .await
-        .map_err(io::Error::other);
-        self.metrics.disk_wait_seconds.observe(asked.elapsed().as_secs_f64());
-        result
+        .map_err(io::Error::other)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+
+    #[tokio::test]
+    async fn the_wait_is_measured_when_the_turn_comes_and_not_when_the_work_is_done() {
+        let metrics = Metrics::unregistered();
+        let disk = Disk::new(1, metrics.clone());
+        let measured = metrics.clone();
+        let at_work =
+            disk.run(move || measured.disk_wait_seconds.get_sample_count()).await.unwrap();
+        assert_eq!(at_work, 1);
+
+        let (let_go, wait) = mpsc::channel::<()>();
+        let first = disk.run(move || wait.recv());
+        let second = disk.run(|| ());
+        let waits = async {
+            // Joined in order: the first has its turn by now, and the second waits.
+            assert_eq!(metrics.disk_wait_seconds.get_sample_count(), 2);
+            let_go.send(()).unwrap();
+        };
+        let (_, done, ()) = tokio::join!(first, second, waits);
+        done.unwrap();
+        assert_eq!(metrics.disk_wait_seconds.get_sample_count(), 3);
     }
 }

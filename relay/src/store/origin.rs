@@ -7,7 +7,7 @@
 use super::{Files, FolderLock, OpenError, ReadError};
 use crate::{
     content::{BlobId, ContentId, Manifest},
-    metrics::Metrics,
+    metrics::{Metrics, count_and_log},
     sync::lock,
 };
 use bytes::Bytes;
@@ -149,8 +149,12 @@ impl Origin {
                 continue;
             };
             let manifest = match self.read(id.into()).await {
-                Some(blob) => Manifest::decode(&blob),
-                None => {
+                Ok(Some(blob)) => Manifest::decode(&blob),
+                Err(error) => {
+                    tracing::warn!("Content {id} is not listed: {error}");
+                    continue;
+                }
+                Ok(None) => {
                     tracing::warn!("Content {id} has lost its manifest: publish it again");
                     continue;
                 }
@@ -178,13 +182,19 @@ impl Origin {
 
     /// Reads a blob, verified. `None` when it is not held, or no longer is: a damaged one is put
     /// aside and forgotten.
-    pub async fn read(&self, id: BlobId) -> Option<Bytes> {
-        let len = self.len_of(id)?;
+    ///
+    /// # Errors
+    /// When the disk failed: it is held, and nobody can say whether it is sound.
+    pub async fn read(&self, id: BlobId) -> io::Result<Option<Bytes>> {
+        let Some(len) = self.len_of(id) else { return Ok(None) };
         match self.files.read(id, len).await {
-            Ok(bytes) => Some(bytes),
+            Ok(bytes) => Ok(Some(bytes)),
             Err(ReadError::Io(error)) => {
-                tracing::warn!("Cannot read {id} from the origin's folder: {error}");
-                None
+                let failures = self.metrics.disk_read_failures_total.with_label_values(&["origin"]);
+                if count_and_log(&failures) {
+                    tracing::warn!("Cannot read {id} from the origin's folder: {error}");
+                }
+                Err(error)
             }
             Err(error @ (ReadError::Missing | ReadError::Corrupt(_))) => {
                 if matches!(error, ReadError::Corrupt(_)) {
@@ -195,7 +205,7 @@ impl Origin {
                     state.bytes = state.bytes.saturating_sub(u64::from(len));
                 }
                 tracing::warn!("The origin has lost {id}: {error}; publish its content again");
-                None
+                Ok(None)
             }
         }
     }
@@ -207,7 +217,8 @@ impl Origin {
     pub async fn put(&self, id: BlobId, bytes: Bytes) -> Result<(), OriginError> {
         // An interrupted or repeated publish finds most of its shards here. Reading one back
         // costs less than writing it, and finds out if it has gone bad meanwhile.
-        if self.read(id).await.is_some() {
+        // What cannot be read is written anew.
+        if matches!(self.read(id).await, Ok(Some(_))) {
             return Ok(());
         }
         if lock(&self.state).blobs.len() >= self.max_blobs {

@@ -2,7 +2,7 @@
 
 use super::{
     fetching::serving,
-    world::{Node, Role, blob, config, noise, raw},
+    world::{Node, Role, blob, config, noise, raw, raw_from},
 };
 use crate::{
     BlobId,
@@ -128,6 +128,52 @@ async fn a_damaged_file_of_the_origin_is_never_served() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_file_of_the_origin_that_the_disk_fails_to_read_gets_code_10_and_stays_announced() {
+    let origin = Node::start(Role::Origin, config()).await;
+    let manifest = origin.publish(&noise(1000, 27)).await;
+    let id = BlobId::from(manifest.shards()[0].id);
+    let file = origin.file("shards", id);
+    fs::remove_file(&file).unwrap();
+    // A link to itself: opening it fails, for root as well.
+    std::os::unix::fs::symlink(&file, &file).unwrap();
+    let connection = raw(&origin).await;
+    let error = get_blob(&connection, id, true, PATIENCE).await.unwrap_err();
+    assert!(matches!(error, ExchangeError::Refused { code: Code::Internal, .. }), "{error}");
+    assert_eq!(origin.refusals("internal"), 1);
+    assert_eq!(origin.metrics.disk_read_failures_total.with_label_values(&["origin"]).get(), 1);
+    // Once the disk is well again, so is the blob.
+    fs::remove_file(&file).unwrap();
+    fs::write(&file, noise(1000, 27)).unwrap();
+    let bytes = get_blob(&connection, id, true, PATIENCE).await.unwrap();
+    assert_eq!(bytes.verified(PATIENCE.stall).await.unwrap(), noise(1000, 27));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_of_the_cache_that_is_damaged_or_gone_is_announced_no_more() {
+    let origin = Node::start(Role::Origin, config()).await;
+    let relay = Node::start(Role::Relay, config()).await;
+    relay.directory.add_everywhere(origin.source());
+    let manifest = origin.publish(&noise(100_000, 28)).await;
+    let connection = raw(&relay).await;
+    let mut provided = relay.directory.provided();
+    let [damaged, gone] = manifest.shards() else { panic!() };
+    for part in [damaged, gone] {
+        let promised = get_blob(&connection, part.id.into(), true, PATIENCE).await.unwrap();
+        promised.verified(PATIENCE.stall).await.unwrap();
+        let record = crate::Record::Shard(part.id);
+        provided.wait_for(|provided| provided.contains(&record)).await.unwrap();
+    }
+    fs::write(relay.file("relay", damaged.id.into()), b"x").unwrap();
+    fs::remove_file(relay.file("relay", gone.id.into())).unwrap();
+    for part in [damaged, gone] {
+        // Without a fill, which would announce it again.
+        let error = get_blob(&connection, part.id.into(), false, PATIENCE).await.unwrap_err();
+        assert!(matches!(error, ExchangeError::Refused { code: Code::NotFound, .. }), "{error}");
+    }
+    provided.wait_for(|provided| provided.is_empty()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_viewer_that_stops_reading_is_reset_with_a_code() {
     let mut settings = config();
     settings.server.stall_timeout = Duration::from_millis(200);
@@ -205,6 +251,27 @@ async fn connections_that_come_too_fast_or_too_many_are_refused() {
         if node.refusals("connections") > 1 {
             kept.clear();
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_address_has_no_more_connections_open_than_allowed() {
+    let mut settings = config();
+    settings.server.connections_per_source = 2;
+    let node = Node::start(Role::Relay, settings).await;
+    let from = |host| quinn::Endpoint::client(([127, 0, 0, host], 0).into()).unwrap();
+    // Another port is no other address.
+    let (one, same, other) = (from(1), from(1), from(2));
+    let first = raw_from(&one, &node).await.unwrap();
+    let _second = raw_from(&same, &node).await.unwrap();
+    let refused = raw_from(&same, &node).await.unwrap_err();
+    assert!(matches!(refused, ConnectionError::ConnectionClosed(_)), "{refused}");
+    assert_eq!((node.refusals("connections_per_source"), node.refusals("connections")), (1, 0));
+    let _other = raw_from(&other, &node).await.unwrap();
+    // A place is free again once a connection has ended.
+    first.close(Code::Ok.into(), b"");
+    while raw_from(&one, &node).await.is_err() {
+        tokio::task::yield_now().await;
     }
 }
 

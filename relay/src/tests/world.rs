@@ -238,11 +238,19 @@ async fn read_request(receive: &mut RecvStream) -> Request {
 /// A bare connection to a node, for saying what no viewer says.
 pub(super) async fn raw(node: &Node) -> quinn::Connection {
     let endpoint = transport::dialling_endpoint(4 << 20).unwrap();
+    raw_from(&endpoint, node).await.unwrap()
+}
+
+/// A bare connection from an endpoint of a test's own.
+pub(super) async fn raw_from(
+    endpoint: &quinn::Endpoint,
+    node: &Node,
+) -> Result<quinn::Connection, quinn::ConnectionError> {
     let identity = Keypair::generate_ed25519();
     let config = transport::client_config(
         &identity,
         node.relay.peer_id(),
         &crate::upstream::PoolConfig::default(),
     );
-    endpoint.connect_with(config.unwrap(), node.addr, "x").unwrap().await.unwrap()
+    endpoint.connect_with(config.unwrap(), node.addr, "x").unwrap().await
 }

@@ -25,6 +25,16 @@ pub enum Record {
     Content(ContentId),
 }
 
+impl Record {
+    /// The blob that it speaks of: a content's is its manifest.
+    pub(crate) fn blob(self) -> BlobId {
+        match self {
+            Self::Shard(id) => id.into(),
+            Self::Content(id) => id.into(),
+        }
+    }
+}
+
 /// Why the directory could not answer.
 #[derive(Debug, thiserror::Error)]
 #[error("the directory cannot answer: {reason}")]
