@@ -67,16 +67,27 @@ limited() {
 }
 
 apt_knows() {
-    have apt-cache && apt-cache show "$1" >/dev/null 2>&1
+    have apt-cache && apt-cache show "$@" >/dev/null 2>&1
+}
+
+# Whether the package system has all of $@; a list that was never fetched, or is stale, is fetched.
+apt_has() {
+    apt_knows "$@" && return 0
+    have apt-get || return 1
+    need_root "fetching the list of packages"
+    quietly "apt-get update" as_root apt-get update || true
+    apt_knows "$@"
 }
 
 apt_install() {
     need_root "installing packages"
-    # A list that was never fetched knows nothing.
-    apt_knows "$1" || quietly "apt-get update" as_root apt-get update || true
+    apt_has "$@" || die "the system's packages do not hold all of: $*" \
+        "'apt-cache policy NAME' tells which is missing; Debian 12 or later has them."
+    # A list can name versions that its server has replaced since: then once more with a new one.
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y "$@" >/dev/null 2>&1 ||
+        quietly "apt-get update" as_root apt-get update || true
     quietly "apt-get install" as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y "$@" ||
-        die "the packages could not be installed: $*" \
-            "The output above says why; with a stale package list, 'apt-get update' helps."
+        die "the packages could not be installed: $*" "The output above says why."
 }
 
 # ---- programs of the system ---------------------------------------------------------------------
@@ -229,7 +240,8 @@ rust_by_rustup() {
 
 # From Debian's packages, with the target's libraries built from the library's sources.
 rust_by_debian() {
-    apt_knows rustc-web || return 1
+    # shellcheck disable=SC2086 # a list of words
+    apt_has $debian_rust || return 1
     if [ ! -x /usr/bin/cargo ] || ! at_least "$(/usr/bin/rustc --version | awk '{ print $2 }')" \
         "$(oldest_rust)" || [ ! -d /usr/lib/rustlib/src/rust/library ] || ! have ld.lld-22; then
         step "installing Debian's Rust: $debian_rust (300 MB, about 2 minutes)"
@@ -342,7 +354,7 @@ missing_component() {
         quietly "rustup component add" limited rustup component add "$1" ||
             die "$1 could not be installed" "Try by hand: rustup component add $1"
     else
-        apt_knows "$2" || die "there is no $1 for this compiler" "Install it, then run this again."
+        apt_has "$2" || die "there is no $1 for this compiler" "Install it, then run this again."
         apt_install "$2"
     fi
 }
