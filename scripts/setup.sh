@@ -96,7 +96,7 @@ apt_install() {
 missing_packages() {
     local pair
     for pair in cc:build-essential clang:clang cmake:cmake protoc:protobuf-compiler \
-        pkg-config:pkg-config; do
+        pkg-config:pkg-config jq:jq; do
         have "${pair%%:*}" || printf '%s ' "${pair#*:}"
     done
 }

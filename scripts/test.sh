@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Passes all tests: pure logic, the overlay on its in-memory network, the relay over loopback QUIC,
-# real nsn-node processes, and a zombienet network.
+# real nsn-node processes, and zombienet networks.
 #
 #   scripts/test.sh              all
-#   scripts/test.sh --fast       all but the zombienet network
+#   scripts/test.sh --fast       all but the zombienet networks
 #   scripts/test.sh -E 'EXPR'    only the tests that a nextest expression names, such as test(100_mb)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -35,7 +35,7 @@ step "scripts/run.sh, until it has compared the bytes (seconds)"
 scripts/run.sh --once
 
 if [ $fast = no ]; then
-    step "the main job on a zombienet network (about a minute)"
+    step "two zombienet networks: the main job, and audits (about five minutes)"
     scripts/zombienet.sh
 fi
 say "all tests passed"

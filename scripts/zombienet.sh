@@ -1,27 +1,33 @@
 #!/usr/bin/env bash
-# Runs the main job on a zombienet network of three native processes (two validators, of which one
-# is the super-node, and a relay that knows a bootnode only), and says whether it works.
+# Runs networks of native processes under zombienet, and says whether what is asserted of them holds.
 #
-#   scripts/zombienet.sh              zombienet/main-job.zndsl
-#   scripts/zombienet.sh FILE.zndsl   another test
-#   scripts/zombienet.sh --keep       leave the nodes' folders and logs also after a success
+#   scripts/zombienet.sh                both networks, one after the other
+#   scripts/zombienet.sh main-job       a video goes from a super-node through a relay to a viewer
+#   scripts/zombienet.sh audits         a super-node that withholds loses its reputation by audits
+#   scripts/zombienet.sh FILE.zndsl     another test
+#   scripts/zombienet.sh --keep ...     leave the nodes' folders and logs also after a success
 #
 # Installs zombienet and builds the node where they are missing; with NSN_NODE in the environment,
-# that program is taken instead. Under a minute on a built tree.
+# that program is taken instead. On a built tree, main-job takes under a minute, audits four.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/lib.sh
 
 keep=no
-test=zombienet/main-job.zndsl
+tests=()
 for argument in "$@"; do
     case "$argument" in
         --keep) keep=yes ;;
-        *.zndsl) test=$argument ;;
-        *) die "unknown argument $argument" "Usage: scripts/zombienet.sh [--keep] [FILE.zndsl]" ;;
+        main-job | audits) tests+=("zombienet/$argument.zndsl") ;;
+        *.zndsl) tests+=("$argument") ;;
+        *) die "unknown argument $argument" \
+            "Usage: scripts/zombienet.sh [--keep] [main-job | audits | FILE.zndsl]..." ;;
     esac
 done
-[ -r "$test" ] || die "there is no $test"
+[ ${#tests[@]} -gt 0 ] || tests=(zombienet/main-job.zndsl zombienet/audits.zndsl)
+for test in "${tests[@]}"; do
+    [ -r "$test" ] || die "there is no $test"
+done
 
 scripts/setup.sh --zombienet
 nsn_env
@@ -36,18 +42,15 @@ fi
 export NSN_NODE
 export NSN_SAMPLE="$PWD/scripts/media/sample.mp4"
 NSN_SAMPLE_LEN=$(wc -c <"$NSN_SAMPLE")
-read -r NSN_ALICE_OVERLAY NSN_ALICE_SHARDS NSN_BOB_OVERLAY NSN_BOB_SHARDS NSN_RELAY_OVERLAY \
-    NSN_RELAY_SHARDS < <(node zombienet/js/free-ports.js 6)
-export NSN_SAMPLE_LEN NSN_ALICE_OVERLAY NSN_ALICE_SHARDS NSN_BOB_OVERLAY NSN_BOB_SHARDS \
-    NSN_RELAY_OVERLAY NSN_RELAY_SHARDS
+export NSN_SAMPLE_LEN
 
-dir=$(mktemp -d "${TMPDIR:-/tmp}/nsn-zombienet.XXXXXX")
-log="$dir/zombienet.log"
+top=$(mktemp -d "${TMPDIR:-/tmp}/nsn-zombienet.XXXXXX")
 # Zombienet gives each node the key that is the SHA-256 of its name, so bob's PeerId is known before.
-printf bob | sha256sum | cut -d' ' -f1 | tr -d '\n' >"$dir/bob.key"
-bob=$("$NSN_NODE" key inspect-node-key --file "$dir/bob.key")
-export NSN_BOOTNODE="/ip4/127.0.0.1/tcp/$NSN_BOB_OVERLAY/p2p/$bob"
+printf bob | sha256sum | cut -d' ' -f1 | tr -d '\n' >"$top/bob.key"
+bob=$("$NSN_NODE" key inspect-node-key --file "$top/bob.key")
 
+dir=
+log=
 zombienet=
 shown=0
 
@@ -63,6 +66,7 @@ end_network() {
     done
     kill -KILL -- "-$zombienet" 2>/dev/null || true
     wait "$zombienet" 2>/dev/null || true
+    zombienet=
 }
 
 finish() {
@@ -70,9 +74,9 @@ finish() {
     trap - EXIT INT TERM
     end_network
     if [ "$status" = 0 ] && [ $keep = no ]; then
-        rm -rf "$dir"
+        rm -rf "$top"
     else
-        say "logs: $log and, of the nodes, $dir/network/*.log"
+        say "logs: $top/*/zombienet.log and, of the nodes, $top/*/network/*.log"
     fi
     exit "$status"
 }
@@ -94,27 +98,58 @@ show_results() {
     shown=$((shown + $(printf '%s\n' "$results" | wc -l)))
 }
 
-step "starting the network and going through $test (about a minute)"
-# A process group of its own (set -m), so that nothing of it can be left over.
-set -m
-"$(zombienet_dir)/node_modules/.bin/zombienet" --provider native --dir "$dir/network" --force \
-    test "$test" >"$log" 2>&1 </dev/null &
-zombienet=$!
-set +m
-while kill -0 "$zombienet" 2>/dev/null; do
-    show_results
-    sleep 1
-done
-status=0
-wait "$zombienet" || status=$?
-show_results
+# Sets the variables that name ports in the network's file, $1: each to a port of its own that is free.
+give_ports() {
+    local names ports
+    names=$(grep -oE 'NSN_[A-Z0-9_]+_(OVERLAY|SHARDS)' "$1" | sort -u)
+    # shellcheck disable=SC2086 # a list of words
+    set -- $names
+    read -r -a ports < <(node zombienet/js/free-ports.js $#)
+    local name
+    for name in "$@"; do
+        export "$name=${ports[0]}"
+        ports=("${ports[@]:1}")
+    done
+}
 
-asserted=$(grep -cE '^[a-z0-9-]+: ' "$test")
-passed=$(grep -ac '✅' "$log") || true
-if [ $status != 0 ] || [ "$passed" != "$asserted" ]; then
-    # What zombienet and the scripts of the test said, or, before there was a test, the nodes.
-    plain_log | grep -aE 'Error.*:.*[a-z]' | grep -v 'fetching metrics' | tail -n 10 >&2 || true
-    [ $shown -gt 0 ] || tail -n 5 "$dir"/network/*.log >&2 2>/dev/null || true
-    die "$passed of $asserted assertions passed" "The logs say why."
-fi
-step "all $asserted assertions passed"
+# Starts the network of the test $1 and goes through its assertions.
+run_test() {
+    local test=$1 status=0 asserted passed network
+    dir="$top/$(basename "$test" .zndsl)"
+    log="$dir/zombienet.log"
+    shown=0
+    mkdir -p "$dir"
+    network="$(dirname "$test")/$(sed -n 's/^Network: *//p' "$test")"
+    give_ports "$network"
+    export NSN_BOOTNODE="/ip4/127.0.0.1/tcp/$NSN_BOB_OVERLAY/p2p/$bob"
+
+    step "starting the network and going through $test"
+    # A process group of its own (set -m), so that nothing of it can be left over.
+    set -m
+    "$(zombienet_dir)/node_modules/.bin/zombienet" --provider native --dir "$dir/network" --force \
+        test "$test" >"$log" 2>&1 </dev/null &
+    zombienet=$!
+    set +m
+    while kill -0 "$zombienet" 2>/dev/null; do
+        show_results
+        sleep 1
+    done
+    wait "$zombienet" || status=$?
+    show_results
+
+    asserted=$(grep -cE '^[a-z0-9-]+: ' "$test")
+    passed=$(grep -ac '✅' "$log") || true
+    if [ $status != 0 ] || [ "$passed" != "$asserted" ]; then
+        # What zombienet and the scripts of the test said, or, before there was a test, the nodes.
+        plain_log | grep -aE 'Error.*:.*[a-z]' | grep -v 'fetching metrics' | tail -n 10 >&2 || true
+        [ $shown -gt 0 ] || tail -n 5 "$dir"/network/*.log >&2 2>/dev/null || true
+        die "$passed of $asserted assertions of $test passed" "The logs say why."
+    fi
+    step "all $asserted assertions passed"
+    # What is left of a network that is over would only be in the next one's way.
+    end_network
+}
+
+for test in "${tests[@]}"; do
+    run_test "$test"
+done

@@ -78,6 +78,11 @@ pub struct NsnArgs {
     /// chain goes on. Development and local chains only.
     #[arg(long, hide = true, value_name = "SERVICE=SECONDS", value_parser = crate::config::parse_fault)]
     pub test_panic: Option<crate::config::Fault>,
+
+    /// Answers every question for a shard with "not found", while what is held goes on being claimed,
+    /// to show that audits notice. Development and local chains only.
+    #[arg(long, hide = true)]
+    pub test_withhold: bool,
 }
 
 /// Subcommands.

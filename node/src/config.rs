@@ -39,6 +39,12 @@ pub struct Settings {
     /// a whole has 60 s.
     #[serde(with = "humantime_serde")]
     pub drain_limit: Duration,
+    /// How often one of the contents that this node keeps is announced again, in turn, so that those
+    /// who came later hear of them. Default: 10 min; on development and local chains 10 s at most.
+    #[serde(with = "humantime_serde")]
+    pub announce_every: Duration,
+    /// Audits, which a validator makes.
+    pub audit: crate::offchain::audit::Config,
     /// The overlay.
     pub overlay: nsn_p2p::Config,
     /// Origin, relay and shard service.
@@ -56,6 +62,8 @@ impl Default for Settings {
             service_failure: ServiceFailure::default(),
             service_threads: (cores / 2).max(2),
             drain_limit: Duration::from_secs(20),
+            announce_every: Duration::from_secs(600),
+            audit: crate::offchain::audit::Config::default(),
             overlay: nsn_p2p::Config::default(),
             shards: nsn_relay::Config::default(),
         }
@@ -93,6 +101,10 @@ pub enum Error {
     Print(String),
 }
 
+/// The longest time between two announcements on chains that are for tests: less than half a window
+/// of audits there.
+const TEST_ANNOUNCE_EVERY: Duration = Duration::from_secs(10);
+
 /// A service that is to panic once, for a test of the supervisor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
@@ -109,6 +121,8 @@ pub struct Effective {
     pub settings: Settings,
     /// Only from the command line.
     pub fault: Option<Fault>,
+    /// Whether the shard service denies what it holds; only from the command line.
+    pub withhold: bool,
 }
 
 impl Effective {
@@ -141,12 +155,13 @@ impl Effective {
         settings.region = args.region.clone().or(settings.region);
         settings.service_failure = args.service_failure.unwrap_or(settings.service_failure);
         settings.check()?;
-        Ok(Self { settings, fault: args.test_panic.clone() })
+        Ok(Self { settings, fault: args.test_panic.clone(), withhold: args.test_withhold })
     }
 
     /// Applies what depends on the chain, and checks it. On development and local chains, where all
     /// nodes may share one machine, any address counts as reachable and one source may connect as
-    /// often as it likes; on development chains nodes of one network find each other by mDNS, if
+    /// often as it likes, windows of audits are short, and so is the time after which content is
+    /// announced again; on development chains nodes of one network find each other by mDNS, if
     /// `mdns` allows it.
     ///
     /// # Errors
@@ -158,12 +173,14 @@ impl Effective {
             self.settings.overlay.address_policy = nsn_p2p::AddressPolicy::Any;
             self.settings.shards.server.connections_per_second_per_source = 0;
             self.settings.shards.server.connections_per_source = 0;
+            self.settings.announce_every = self.settings.announce_every.min(TEST_ANNOUNCE_EVERY);
         }
         self.settings.overlay.bootstrap.mdns |= kind == ChainType::Development && mdns;
-        if self.fault.is_some() && !for_tests {
-            return Err(Error::Invalid(
-                "--test-panic works on development and local chains only".into(),
-            ));
+        let hooks = [("--test-panic", self.fault.is_some()), ("--test-withhold", self.withhold)];
+        if let Some((flag, _)) = hooks.into_iter().find(|(_, used)| *used && !for_tests) {
+            return Err(Error::Invalid(format!(
+                "{flag} works on development and local chains only"
+            )));
         }
         let overlay = self.settings.overlay.validate();
         overlay.map_err(|error| Error::Invalid(format!("[overlay] {error}")))?;
@@ -203,6 +220,10 @@ impl Settings {
         if self.service_threads == 0 {
             return invalid("service_threads must be at least 1".into());
         }
+        if self.announce_every < Duration::from_secs(1) {
+            return invalid("announce_every must be at least 1s".into());
+        }
+        self.audit.validate().map_err(|error| Error::Invalid(format!("[audit] {error}")))?;
         self.shards.validate().map_err(|error| Error::Invalid(format!("[shards] {error}")))
     }
 }
@@ -319,6 +340,8 @@ mod tests {
         assert!(matches!(error, Error::Invalid(_)));
         with_file("region = \"Europe!\"\n", NsnArgs::default()).unwrap_err();
         with_file("service_threads = 0\n", NsnArgs::default()).unwrap_err();
+        with_file("announce_every = \"1ms\"\n", NsnArgs::default()).unwrap_err();
+        with_file("[audit]\nprobes = 16\n", NsnArgs::default()).unwrap_err();
     }
 
     #[test]
@@ -336,6 +359,29 @@ mod tests {
         assert!(dev.settings.overlay.bootstrap.mdns);
         let quiet = resolved().for_chain(ChainType::Development, false).unwrap();
         assert!(!quiet.settings.overlay.bootstrap.mdns);
+    }
+
+    #[test]
+    fn test_hooks_are_for_test_chains_only() {
+        let fault = parse_fault("relay=1").unwrap();
+        let panics = NsnArgs { test_panic: Some(fault), ..Default::default() };
+        let withholds = NsnArgs { test_withhold: true, ..Default::default() };
+        for (flag, args) in [("--test-panic", panics), ("--test-withhold", withholds)] {
+            let resolved = || Effective::resolve(&args).unwrap();
+            let error = resolved().for_chain(ChainType::Live, true).unwrap_err().to_string();
+            assert!(error.starts_with(flag), "{error}");
+            for kind in [ChainType::Development, ChainType::Local] {
+                let effective = resolved().for_chain(kind, true).unwrap();
+                assert_eq!(
+                    (effective.withhold, effective.fault.is_some()),
+                    match flag {
+                        "--test-panic" => (false, true),
+                        _ => (true, false),
+                    }
+                );
+            }
+        }
+        assert!(!Effective::resolve(&NsnArgs::default()).unwrap().withhold);
     }
 
     #[test]

@@ -30,12 +30,13 @@ impl Config {
     /// Names the first that is not.
     pub fn validate(&self) -> Result<(), BuildError> {
         let shard = u64::from(crate::content::MAX_BLOB_LEN);
-        let rules: [(&'static str, u64, bool, &'static str); 16] = [
+        let rules: [(&'static str, u64, bool, &'static str); 17] = [
             positive("server.max_connections", self.server.max_connections),
             positive("server.max_requests", self.server.max_requests),
             positive("server.max_streams", self.server.max_streams),
             positive("server.source_table", self.server.source_table),
             least("server.body_memory", self.server.body_memory, shard),
+            positive("server.outboard_parallel", self.server.outboard_parallel),
             positive("store.parallel", self.store.parallel),
             positive("store.origin_blobs", self.store.origin_blobs),
             positive("cache.max_entries", self.cache.max_entries),

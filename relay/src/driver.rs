@@ -47,6 +47,7 @@ pub struct Driver {
     pub(crate) publishes: mpsc::Receiver<Publish>,
     pub(crate) phase: watch::Sender<Phase>,
     pub(crate) announce_again: Arc<Notify>,
+    pub(crate) withhold: bool,
 }
 
 /// A part of the service that runs as a task.
@@ -128,8 +129,12 @@ impl Driver {
             None => None,
         };
         let phase = self.phase.clone();
+        let withhold = self.withhold;
         let parts = self.spawn(endpoint, upstream);
         tracing::info!("Serving shards on UDP {listen_addr}");
+        if withhold {
+            tracing::warn!("Withholding: every question for a blob is answered with not found");
+        }
         phase.send_replace(Phase::Serving { listen_addr });
         Ok((locks, parts))
     }
@@ -214,8 +219,8 @@ impl Driver {
             fill_wait: config.server.fill_wait,
             metrics: self.metrics.clone(),
         };
-        let running =
-            Server::new(endpoint, lookup, config.server, self.metrics).run(stop_server.clone());
+        let server = Server::new(endpoint, lookup, config.server, self.metrics, self.withhold);
+        let running = server.run(stop_server.clone());
         let server = tasks.spawn(async move {
             running.await;
             Part::Server

@@ -32,11 +32,12 @@
 //!    next one when it is slow; the first bytes that hash to the id win.
 //! 6. **Admit** ([`cache`]): written under a temporary name, synced, renamed; the least recently
 //!    used makes room.
-//! 7. **Send**: from memory that was set aside, in pieces that the viewer has to take in time. A
-//!    body that cannot be completed ends in a stream reset with a [`Code`](wire::Code).
+//! 7. **Send**: from memory that was set aside, in pieces that the viewer has to take in time; raw,
+//!    or with the hashes that let each 16 KiB verify as it arrives ([`wire`]). A body that cannot be
+//!    completed ends in a stream reset with a [`Code`](wire::Code).
 //!
 //! A super-node publishes files into the origin's store ([`content::publish`]); the [`client`] is a
-//! viewer of its own.
+//! viewer of its own, and asks whether others serve what they claim to hold ([`client::probe`]).
 //!
 //! # Tasks
 //!
@@ -95,6 +96,10 @@ pub struct Deps {
     pub origin_dir: Option<PathBuf>,
     /// Folder of the relay's cache; with it the node is a relay.
     pub cache_dir: Option<PathBuf>,
+    /// Answer every question for a blob with `not found`, as if none were held, while all else goes
+    /// on: what is held is announced, published, cached. For networks that test whether those who
+    /// claim and do not deliver are noticed.
+    pub withhold: bool,
 }
 
 /// Makes a shard service. No I/O happens before [`Driver::run`].
@@ -103,7 +108,7 @@ pub struct Deps {
 /// When a setting is out of bounds or no folder is given.
 pub fn build(config: Config, deps: Deps) -> Result<(Relay, Driver), BuildError> {
     config.validate()?;
-    let Deps { identity, directory, metrics, origin_dir, cache_dir } = deps;
+    let Deps { identity, directory, metrics, origin_dir, cache_dir, withhold } = deps;
     if origin_dir.is_none() && cache_dir.is_none() {
         return Err(BuildError::NoRole);
     }
@@ -154,6 +159,7 @@ pub fn build(config: Config, deps: Deps) -> Result<(Relay, Driver), BuildError> 
         publishes,
         phase,
         announce_again,
+        withhold,
     };
     Ok((Relay { shared: Arc::new(shared) }, driver))
 }

@@ -4,7 +4,7 @@
 //! The crypto provider is named explicitly (aws-lc-rs, inside `libp2p_tls`), and session keys are
 //! never logged.
 
-use crate::{server, upstream, wire::ALPN};
+use crate::{server, wire::ALPN};
 use libp2p::{PeerId, identity::Keypair};
 use quinn::{
     Connection, Endpoint, EndpointConfig, IdleTimeout, TokioRuntime, TransportConfig, VarInt,
@@ -70,11 +70,26 @@ fn server_transport(config: &server::Config) -> TransportConfig {
     transport
 }
 
+/// How much a dialled connection may take in before we read it, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Windows {
+    /// Of one stream.
+    pub(crate) stream: u32,
+    /// Of all streams.
+    pub(crate) connection: u32,
+}
+
+impl Windows {
+    /// For whole shards: 4 MiB in flight a stream is 320 Mbit/s at 100 ms.
+    pub(crate) const SHARDS: Self = Self { stream: 4 * 1024 * 1024, connection: 16 * 1024 * 1024 };
+}
+
 /// What a connection to `peer` needs, as a viewer or as a relay.
 pub(crate) fn client_config(
     identity: &Keypair,
     peer: PeerId,
-    config: &upstream::PoolConfig,
+    windows: Windows,
+    idle_timeout: Duration,
 ) -> Result<quinn::ClientConfig, TlsError> {
     let mut tls = libp2p_tls::make_client_config(identity, Some(peer))?;
     tls.alpn_protocols = vec![ALPN.to_vec()];
@@ -87,11 +102,11 @@ pub(crate) fn client_config(
         .max_concurrent_bidi_streams(VarInt::from_u32(0))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .datagram_receive_buffer_size(None)
-        // 4 MiB in flight a stream: 320 Mbit/s at 100 ms. Bytes pile up only while we do not read.
-        .stream_receive_window(VarInt::from_u32(4 * 1024 * 1024))
-        .receive_window(VarInt::from_u32(16 * 1024 * 1024))
+        // Bytes pile up only while we do not read.
+        .stream_receive_window(VarInt::from_u32(windows.stream))
+        .receive_window(VarInt::from_u32(windows.connection))
         .send_window(64 * 1024)
-        .max_idle_timeout(idle(config.idle_timeout));
+        .max_idle_timeout(idle(idle_timeout));
     quic.transport_config(Arc::new(transport));
     Ok(quic)
 }
@@ -217,8 +232,8 @@ mod tests {
         });
 
         let viewer = dialling_endpoint(64 * 1024).unwrap();
-        let config =
-            client_config(&Keypair::generate_ed25519(), peer, &upstream::PoolConfig::default());
+        let ours = Keypair::generate_ed25519();
+        let config = client_config(&ours, peer, Windows::SHARDS, Duration::from_secs(30));
         let connection =
             viewer.connect_with(config.unwrap(), addr, SERVER_NAME).unwrap().await.unwrap();
         first.shutdown_background();

@@ -2,13 +2,20 @@
 
 use alloc::vec::Vec;
 
+use codec::Encode;
 use frame_support::{
     genesis_builder_helper::{build_state, get_preset},
+    traits::KeyOwnerProofSystem,
     view_functions::{ViewFunctionDispatchError, ViewFunctionId},
     weights::Weight,
 };
-use pallet_reputation_runtime_api::{OverlayKey, PeerScore, Scores};
+use pallet_audits::reporter::sr25519::{
+    AuthorityId as ReporterId, AuthoritySignature as ReporterSignature,
+};
+use pallet_audits_runtime_api::{Duty, Report};
+use pallet_reputation_runtime_api::{OverlayKey, PeerChange, PeerEarned, PeerScore, Scores};
 use pallet_transaction_payment::{FeeDetails, RuntimeDispatchInfo};
+use pallet_validators::Owners;
 use sp_api::impl_runtime_apis;
 use sp_consensus_aura::{SlotDuration, sr25519::AuthorityId as AuraId};
 use sp_consensus_grandpa::{
@@ -26,9 +33,9 @@ use sp_session::OpaqueGeneratedSessionKeys;
 use sp_version::RuntimeVersion;
 
 use crate::{
-    AccountId, Balance, Block, Executive, Grandpa, InherentDataExt, Nonce, Reputation, Runtime,
-    RuntimeCall, RuntimeGenesisConfig, SLOT_DURATION_MS, Session, SessionKeys, System,
-    TransactionPayment, VERSION, genesis,
+    AccountId, Audits, Balance, Block, Executive, Grandpa, InherentDataExt, Nonce, Reputation,
+    Runtime, RuntimeCall, RuntimeGenesisConfig, SLOT_DURATION_MS, Session, SessionKeys, System,
+    TransactionPayment, UncheckedExtrinsic, VERSION, authorized_extension, genesis,
 };
 
 /// Versions of the runtime APIs, for [`VERSION`].
@@ -128,16 +135,20 @@ impl_runtime_apis! {
             pallet_grandpa::CurrentSetId::<Runtime>::get()
         }
 
-        // Equivocations are not acted upon yet, so no node is asked to report one.
         fn submit_report_equivocation_unsigned_extrinsic(
-            _: EquivocationProof<<Block as BlockT>::Hash, NumberFor<Block>>,
-            _: OpaqueKeyOwnershipProof,
+            proof: EquivocationProof<<Block as BlockT>::Hash, NumberFor<Block>>,
+            owner: OpaqueKeyOwnershipProof,
         ) -> Option<()> {
-            None
+            Grandpa::submit_unsigned_equivocation_report(proof, owner.decode()?)
         }
 
-        fn generate_key_ownership_proof(_: SetId, _: GrandpaId) -> Option<OpaqueKeyOwnershipProof> {
-            None
+        // `_`: the set is that of the block which this is asked at.
+        fn generate_key_ownership_proof(
+            _: SetId,
+            key: GrandpaId,
+        ) -> Option<OpaqueKeyOwnershipProof> {
+            let proof = Owners::<Runtime>::prove((sp_consensus_grandpa::KEY_TYPE, key))?;
+            Some(OpaqueKeyOwnershipProof::new(proof.encode()))
         }
     }
 
@@ -211,6 +222,10 @@ impl_runtime_apis! {
             Reputation::revision()
         }
 
+        fn day() -> u16 {
+            Reputation::day()
+        }
+
         fn account_scores(account: AccountId) -> Option<Scores> {
             Reputation::account_scores(&account)
         }
@@ -219,8 +234,12 @@ impl_runtime_apis! {
             Reputation::peer_score(key)
         }
 
-        fn peers(after: Option<OverlayKey>, limit: u32) -> Vec<PeerScore> {
+        fn peers(after: Option<OverlayKey>, limit: u32) -> Vec<PeerEarned> {
             Reputation::peers(after, limit)
+        }
+
+        fn changes_since(revision: u64) -> Option<Vec<PeerChange>> {
+            Reputation::changes_since(revision)
         }
 
         fn validator_keys() -> Vec<OverlayKey> {
@@ -229,6 +248,37 @@ impl_runtime_apis! {
 
         fn bind_nonce(account: AccountId) -> u32 {
             Reputation::bind_nonce(&account)
+        }
+    }
+
+    impl pallet_audits_runtime_api::AuditsApi<Block, ReporterId, ReporterSignature> for Runtime {
+        fn duty(reporter: ReporterId) -> Option<Duty> {
+            Audits::duty(&reporter)
+        }
+
+        fn report_extrinsic(
+            report: Report,
+            signature: ReporterSignature,
+        ) -> <Block as BlockT>::Extrinsic {
+            let call = pallet_audits::Call::report { report, signature };
+            UncheckedExtrinsic::new_transaction(call.into(), authorized_extension())
+        }
+    }
+
+    // For `scripts/benchmark.sh`.
+    #[cfg(feature = "runtime-benchmarks")]
+    impl frame_benchmarking::Benchmark<Block> for Runtime {
+        fn benchmark_metadata(
+            extra: bool,
+        ) -> (Vec<frame_benchmarking::BenchmarkList>, Vec<frame_support::traits::StorageInfo>)
+        {
+            crate::benchmarks::metadata(extra)
+        }
+
+        fn dispatch_benchmark(
+            config: frame_benchmarking::BenchmarkConfig,
+        ) -> Result<Vec<frame_benchmarking::BenchmarkBatch>, alloc::string::String> {
+            crate::benchmarks::dispatch(&config)
         }
     }
 

@@ -23,10 +23,10 @@ use sp_runtime::{
 use sp_version::RuntimeVersion;
 
 use crate::{
-    AccountId, Aura, Balance, Balances, Block, BlockNumber, EXISTENTIAL_DEPOSIT, Hash, Nonce,
-    PalletInfo, Runtime, RuntimeCall, RuntimeEvent, RuntimeFreezeReason, RuntimeHoldReason,
-    RuntimeOrigin, RuntimeTask, SESSION_LENGTH, SLOT_DURATION_MS, SessionKeys, System, UNIT,
-    VERSION, Validators,
+    AccountId, Aura, Balance, Balances, Block, BlockNumber, DAYS, EXISTENTIAL_DEPOSIT, Hash, Nonce,
+    PalletInfo, Reputation, Runtime, RuntimeCall, RuntimeEvent, RuntimeFreezeReason,
+    RuntimeHoldReason, RuntimeOrigin, RuntimeTask, SESSION_LENGTH, SLOT_DURATION_MS, Session,
+    SessionKeys, System, UNIT, VERSION, Validators, WINDOW_LENGTH, offences::Penalty,
 };
 
 /// The most validators. It bounds every list of them, in consensus and in reports.
@@ -55,7 +55,13 @@ parameter_types! {
     /// The generic Substrate prefix of addresses.
     pub const AddressPrefix: u8 = 42;
     pub FeeMultiplier: Multiplier = Multiplier::one();
+    /// Blocks for which a report of an equivocation waits for a place in a block: as long as it can
+    /// be proved, in sessions of the usual length.
+    pub const ReportLongevity: u64 = KEPT_SESSIONS as u64 * SESSION_LENGTH as u64;
 }
+
+/// What the first block of this runtime does to the state of an earlier one, in this order.
+type Migrations = (pallet_reputation::migrations::V1ToV2<Runtime>,);
 
 #[derive_impl(frame_system::config_preludes::SolochainDefaultConfig)]
 impl frame_system::Config for Runtime {
@@ -70,6 +76,7 @@ impl frame_system::Config for Runtime {
     type MaxConsumers = ConstU32<16>;
     type Nonce = Nonce;
     type SS58Prefix = AddressPrefix;
+    type SingleBlockMigrations = Migrations;
     type Version = Version;
 }
 
@@ -89,9 +96,13 @@ impl pallet_aura::Config for Runtime {
 }
 
 impl pallet_grandpa::Config for Runtime {
-    // Equivocations are not acted upon yet; the historical sessions that would prove them are kept.
-    type EquivocationReportSystem = ();
-    type KeyOwnerProof = sp_core::Void;
+    type EquivocationReportSystem = pallet_grandpa::EquivocationReportSystem<
+        Runtime,
+        Penalty,
+        pallet_validators::Owners<Runtime>,
+        ReportLongevity,
+    >;
+    type KeyOwnerProof = sp_session::MembershipProof;
     type MaxAuthorities = ConstU32<MAX_VALIDATORS>;
     type MaxNominators = ConstU32<0>;
     // A set lasts at least a session.
@@ -180,10 +191,56 @@ impl pallet_session::historical::Config for Runtime {
     type RuntimeEvent = RuntimeEvent;
 }
 
+impl pallet_offences::Config for Runtime {
+    type IdentificationTuple = pallet_session::historical::IdentificationTuple<Runtime>;
+    // What an offence costs is said by `Penalty`, which stands before this pallet.
+    type OnOffenceHandler = ();
+    type RuntimeEvent = RuntimeEvent;
+}
+
+/// What a peer costs that starts with a neutral reputation, for as long as it is bound.
+const BINDING_DEPOSIT: Balance = 10 * UNIT;
+
+/// How long an account answers for an overlay key that it no longer wants: as long as misbehaviour
+/// can be proved. Windows of audits are done much sooner.
+const UNBIND_DELAY: BlockNumber = KEPT_SESSIONS * SESSION_LENGTH;
+
+/// Of how many blocks that changed a reputation the chain can tell what they changed. If every block
+/// does, that is two hours, the age at which block hashes go too.
+const KEPT_REVISIONS: u32 = 2_400;
+
+/// How many accounts and keys a block may touch and still tell which: twice what a window of audits
+/// can. 68 KB a block; the whole log is 162 MB if every block is full, and 10 MB where each window of
+/// audits moves 1,000 peers in 8 blocks.
+const MAX_TOUCHED: u32 = 2_048;
+
 impl pallet_reputation::Config for Runtime {
+    type BindingDeposit = ConstU128<BINDING_DEPOSIT>;
+    type Currency = Balances;
+    type DayLength = ConstU32<DAYS>;
+    type KeptRevisions = ConstU32<KEPT_REVISIONS>;
     type MaxKeysPerAccount = ConstU32<16>;
     type MaxRecordEntries = ConstU32<256>;
-    type MaxReporters = ConstU32<MAX_VALIDATORS>;
+    type MaxTouched = ConstU32<MAX_TOUCHED>;
     type RecordOrigin = EnsureRoot<AccountId>;
+    type RuntimeHoldReason = RuntimeHoldReason;
+    type UnbindDelay = ConstU32<UNBIND_DELAY>;
     type WeightInfo = pallet_reputation::weights::SubstrateWeight<Runtime>;
+}
+
+/// The most reports in a block. With sessions of the usual length all validators could report in the
+/// last tenth of a window.
+const MAX_REPORTS_PER_BLOCK: u32 = 32;
+
+impl pallet_audits::Config for Runtime {
+    #[cfg(feature = "runtime-benchmarks")]
+    type BenchmarkHelper = crate::benchmarks::BindAtGenesis;
+    type Bindings = Reputation;
+    type DefaultWindowLength = ConstU32<WINDOW_LENGTH>;
+    type Ledger = Reputation;
+    type MaxReporters = ConstU32<MAX_VALIDATORS>;
+    type MaxReportsPerBlock = ConstU32<MAX_REPORTS_PER_BLOCK>;
+    type NextSessionRotation = Periodic;
+    type Sessions = Session;
+    type WeightInfo = pallet_audits::weights::SubstrateWeight<Runtime>;
 }

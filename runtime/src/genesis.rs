@@ -13,8 +13,8 @@ use sp_genesis_builder::{DEV_RUNTIME_PRESET, LOCAL_TESTNET_RUNTIME_PRESET, Prese
 use sp_keyring::{Ed25519Keyring, Sr25519Keyring};
 
 use crate::{
-    AccountId, BalancesConfig, BlockNumber, MINUTES, RuntimeGenesisConfig, SessionConfig,
-    SessionKeys, SudoConfig, UNIT, ValidatorsConfig,
+    AccountId, AuditsConfig, BalancesConfig, BlockNumber, MINUTES, RuntimeGenesisConfig,
+    SessionConfig, SessionKeys, SudoConfig, UNIT, ValidatorsConfig,
 };
 
 /// Names of the presets.
@@ -25,6 +25,9 @@ const ENDOWMENT: u128 = 1_000_000 * UNIT;
 
 /// Sessions of a minute, so that a rotated key is at work within two.
 const TEST_SESSION_LENGTH: BlockNumber = MINUTES;
+
+/// Windows of half a minute: the shortest that there are.
+const TEST_WINDOW_LENGTH: BlockNumber = TEST_SESSION_LENGTH / 2;
 
 /// The preset `id` as JSON, or `None` if there is none of that name.
 pub fn preset(id: &PresetId) -> Option<Vec<u8>> {
@@ -56,6 +59,7 @@ fn test_chain(validators: &[(Sr25519Keyring, Ed25519Keyring)]) -> Value {
         })
         .collect();
     build_struct_json_patch!(RuntimeGenesisConfig {
+        audits: AuditsConfig { window_length: TEST_WINDOW_LENGTH },
         balances: BalancesConfig { balances },
         session: SessionConfig { keys },
         sudo: SudoConfig { key: Some(Sr25519Keyring::Alice.to_account_id()) },

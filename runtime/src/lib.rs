@@ -4,7 +4,7 @@
 //! finalises, [`pallet_session`] hands both their keys over session by session, and
 //! [`pallet_validators`] says whose keys those are. On top of that stand balances and fees, a
 //! privileged account ([sudo](pallet_sudo)) for as long as there is no governance, and
-//! [`pallet_reputation`], which is what the video network reads.
+//! [`pallet_reputation`], which is what the video network reads and [`pallet_audits`] moves.
 //!
 //! | file | what |
 //! |---|---|
@@ -12,6 +12,8 @@
 //! | `configs.rs` | what each pallet is told |
 //! | `apis.rs` | what a node may ask: the runtime APIs |
 //! | `genesis.rs` | the presets a new chain starts from |
+//! | `benchmarks.rs` | what `scripts/benchmark.sh` measures |
+//! | `offences.rs` | what a proven misbehaviour in consensus costs |
 //!
 //! The crate builds twice: natively, for the types, and as wasm ([`WASM_BINARY`]), which is what
 //! runs.
@@ -34,8 +36,11 @@ mod wasm {
 pub use wasm::WASM_BINARY;
 
 mod apis;
+#[cfg(feature = "runtime-benchmarks")]
+mod benchmarks;
 mod configs;
 pub mod genesis;
+mod offences;
 
 #[cfg(test)]
 mod tests;
@@ -97,6 +102,8 @@ pub const HOURS: BlockNumber = 60 * MINUTES;
 pub const DAYS: BlockNumber = 24 * HOURS;
 /// The length of a session, unless genesis says otherwise.
 pub const SESSION_LENGTH: BlockNumber = 10 * MINUTES;
+/// The length of a window of audits, unless genesis says otherwise: two to a session.
+pub const WINDOW_LENGTH: BlockNumber = SESSION_LENGTH / 2;
 
 /// Which runtime this is, as nodes and wallets see it.
 #[sp_version::runtime_version]
@@ -104,10 +111,10 @@ pub const VERSION: RuntimeVersion = RuntimeVersion {
     spec_name: Cow::Borrowed("nsn"),
     impl_name: Cow::Borrowed("nsn-node"),
     authoring_version: 1,
-    spec_version: 1,
+    spec_version: 2,
     impl_version: 1,
     apis: apis::VERSIONS,
-    transaction_version: 1,
+    transaction_version: 2,
     system_version: 1,
 };
 
@@ -119,8 +126,8 @@ impl_opaque_keys! {
         pub aura: Aura,
         /// Votes on finality.
         pub grandpa: Grandpa,
-        /// Signs reports about peers: [`pallet_reputation::reporter`].
-        pub im_online: Reputation,
+        /// Signs reports about peers: [`pallet_audits::reporter`].
+        pub im_online: Audits,
     }
 }
 
@@ -140,6 +147,24 @@ pub type TxExtension = (
     frame_system::WeightReclaim<Runtime>,
 );
 
+/// What a transaction carries whose call authorises itself: it has no sender, so no nonce and no tip,
+/// and is good for as long as the call says.
+pub fn authorized_extension() -> TxExtension {
+    (
+        frame_system::AuthorizeCall::new(),
+        frame_system::CheckNonZeroSender::new(),
+        frame_system::CheckSpecVersion::new(),
+        frame_system::CheckTxVersion::new(),
+        frame_system::CheckGenesis::new(),
+        frame_system::CheckEra::from(generic::Era::Immortal),
+        frame_system::CheckNonce::from(0),
+        frame_system::CheckWeight::new(),
+        pallet_transaction_payment::ChargeTransactionPayment::from(0),
+        frame_metadata_hash_extension::CheckMetadataHash::new(false),
+        frame_system::WeightReclaim::new(),
+    )
+}
+
 /// A transaction.
 pub type UncheckedExtrinsic =
     generic::UncheckedExtrinsic<Address, RuntimeCall, Signature, TxExtension>;
@@ -155,9 +180,10 @@ type Executive = frame_executive::Executive<
 
 // The list of pallets. An index is part of the encoding of calls and events and never changes.
 //
-// The order counts in three places: genesis of `Validators` comes before that of `Session`, which
-// asks it; `Authorship` looks the author up before `Session` may change who holds its index; and the
-// timestamp is set before anything reads it.
+// The order counts in four places: genesis of `Validators` comes before that of `Session`, which
+// asks it; `Authorship` looks the author up before `Session` may change who holds its index; the
+// timestamp is set before anything reads it; and a session begins before `Audits` begins a window
+// of it.
 #[frame_support::runtime]
 mod runtime {
     #[runtime::runtime]
@@ -210,4 +236,10 @@ mod runtime {
 
     #[runtime::pallet_index(11)]
     pub type Reputation = pallet_reputation;
+
+    #[runtime::pallet_index(12)]
+    pub type Audits = pallet_audits;
+
+    #[runtime::pallet_index(13)]
+    pub type Offences = pallet_offences;
 }

@@ -22,8 +22,9 @@ function rpcUrl(networkInfo, name) {
   return networkInfo.nodesByName[name].wsUri.replace(/^ws/, "http");
 }
 
-// A metric's value on the node `name`, summed over its labels; 0 when it is not there.
-async function metric(networkInfo, name, metricName) {
+// A metric's value on the node `name`, summed over its labels, or over those that contain the text
+// `label`; 0 when it is not there.
+async function metric(networkInfo, name, metricName, label = "") {
   const response = await fetch(networkInfo.nodesByName[name].prometheusUri, {
     signal: AbortSignal.timeout(10_000),
   });
@@ -31,6 +32,7 @@ async function metric(networkInfo, name, metricName) {
   return text
     .split("\n")
     .filter((line) => line.startsWith(`${metricName}{`) || line.startsWith(`${metricName} `))
+    .filter((line) => line.includes(label))
     .reduce((sum, line) => sum + Number(line.slice(line.lastIndexOf(" ") + 1)), 0);
 }
 
@@ -62,9 +64,9 @@ async function until(what, seconds, attempt) {
   }
 }
 
-// The file in which publish.js leaves word for fetch.js.
-function publishedFile(networkInfo) {
-  return `${networkInfo.tmpDir}/published.json`;
+// The file in which a script that publishes leaves word for one that fetches.
+function publishedFile(networkInfo, label = "sample") {
+  return `${networkInfo.tmpDir}/published-${label}.json`;
 }
 
 module.exports = { rpc, rpcUrl, metric, nsnNode, until, publishedFile };

@@ -38,7 +38,7 @@ const OTHERS: Duration = Duration::from_millis(300);
 pub struct Provider {
     /// Who.
     pub peer: PeerId,
-    /// Seeder component of their reputation, if an account answers for them.
+    /// Seeder component of their reputation at the best block, if an account answers for them.
     pub seeder_score: Option<u16>,
     /// Where they serve shards, by their signed record; empty when none could be had.
     pub shard_addrs: Vec<Multiaddr>,
@@ -67,9 +67,16 @@ impl Directory {
         limit: usize,
     ) -> Result<Vec<Provider>, DirectoryError> {
         let overlay = self.overlay()?;
-        let found =
+        let mut found =
             overlay.dht.find_providers(content_key(content), limit).await.map_err(failed)?;
+        found.retain(|peer| !self.graylisted(peer));
         Ok(self.with_records(&overlay, found).collect().await)
+    }
+
+    /// Whether a peer is no source at all: a penalty, so by the finalised state.
+    fn graylisted(&self, peer: &PeerId) -> bool {
+        let scores = key_of(peer).and_then(|key| self.chain.scores(&key));
+        scores.is_some_and(|scores| scores.graylisted())
     }
 
     fn overlay(&self) -> Result<Overlay, DirectoryError> {
@@ -111,8 +118,9 @@ impl Directory {
                 Vec::new()
             }
         };
+        // It only ranks, so the newest is best: what a reorg undoes was a hint.
         let seeder_score =
-            key_of(&peer).and_then(|key| self.chain.scores(&key)).map(|scores| scores.seeder);
+            key_of(&peer).and_then(|key| self.chain.hint(&key)).map(|scores| scores.seeder);
         Provider { peer, seeder_score, shard_addrs }
     }
 
@@ -131,16 +139,19 @@ impl nsn_relay::upstream::Directory for Directory {
                 overlay.dht.find_providers(Key::shard(&blob.0), SOURCES),
                 overlay.dht.find_providers(Key::content(&blob.0), SOURCES),
             );
-            let peers = join_lookups(shards, contents, overlay.peers.local())?;
+            let mut peers = join_lookups(shards, contents, overlay.peers.local())?;
             let named = peers.len();
+            peers.retain(|peer| !self.graylisted(peer));
             let sources = first_and_others(
                 self.with_records(&overlay, peers)
                     .filter_map(|provider| std::future::ready(source(provider))),
             )
             .await;
             if sources.is_empty() && named > 0 {
-                // Somebody has it and cannot be reached now, which is not "nobody has it".
-                return Err(failed(format!("none of {named} providers could be reached")));
+                // Somebody has it and cannot be used now, which is not "nobody has it".
+                return Err(failed(format!(
+                    "none of {named} providers can be reached and trusted"
+                )));
             }
             Ok(sources)
         })
@@ -271,6 +282,22 @@ mod tests {
             shard_addrs: vec!["/ip4/1.2.3.4/tcp/1".parse().unwrap()],
         };
         assert_eq!(source(provider), None);
+    }
+
+    #[test]
+    fn only_a_final_penalty_bars_a_source() {
+        use crate::offchain::chain_view::tests::view_of;
+        use pallet_reputation_runtime_api::Scores;
+
+        let peer = nsn_p2p::Identity::from_secret([1; 32]).unwrap();
+        let [neutral, slashed] = [500, 100].map(|seeder| Scores { seeder, ..Scores::default() });
+        for (before, after, barred) in [(neutral, slashed, false), (slashed, neutral, true)] {
+            let chain = view_of(peer.key(), before, after);
+            assert_eq!(chain.hint(&peer.key()), Some(after), "which it is ranked by");
+            let directory = Directory::new(Slot::empty(), chain, AddressPolicy::Any);
+            assert_eq!(directory.graylisted(&peer.peer_id()), barred);
+            assert!(!directory.graylisted(&PeerId::random()), "nobody answers for it");
+        }
     }
 
     #[test]

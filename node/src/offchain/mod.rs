@@ -5,39 +5,49 @@
 //! overlay      the libp2p network; owns its swarm                        (overlay -> nsn_p2p)
 //! relay        origin, cache, shard service; owns files and connections  (relay -> nsn_relay)
 //! wiring       tells the overlay what the relay serves, reads announcements (wiring)
+//! audit        of a validator: sees who serves what they claim, and reports it (audit, reporter)
 //! ```
 //!
 //! They run on a runtime of their own ([`runtime`]), each under a supervisor ([`supervisor`]) that
 //! starts it anew after a panic or error. So nobody holds a service's handle for long: it stands in
 //! a [`Slot`], which is empty while the service is down.
 //!
-//! Start: chain view, overlay, relay, wiring. Stop, in [`run`]: wiring (it tells the overlay that this
-//! node serves nothing any more) and relay (it finishes what its viewers are being sent), then overlay,
-//! then chain view.
+//! Start: chain view, overlay, relay, wiring, audit. Stop, in [`run`]: audit, wiring (it tells the
+//! overlay that this node serves nothing any more) and relay (it finishes what its viewers are being
+//! sent), then overlay, then chain view.
 
 pub mod announcements;
+mod announcer;
+pub mod audit;
 pub mod chain_view;
 pub mod directory;
 pub mod inbox;
 mod overlay;
 pub mod publish;
 mod relay;
+mod reporter;
 mod runtime;
 mod supervisor;
 mod wiring;
 
-use std::{future::Future, path::PathBuf, sync::Arc};
+use std::{future::Future, path::PathBuf, sync::Arc, time::Duration};
 
 use nsn_p2p::Overlay;
 use nsn_relay::Relay;
 use prometheus_endpoint::{PrometheusError, Registry};
 use sc_network::config::NetworkConfiguration;
 use sc_service::TaskManager;
+use sp_consensus::SyncOracle;
+use sp_keystore::KeystorePtr;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::{config, service::Client};
+use crate::{
+    config,
+    service::{Client, Pool},
+};
 use announcements::Announcements;
+use announcer::Announcer;
 use chain_view::{ChainView, ClientChain};
 use directory::Directory;
 use inbox::Inbox;
@@ -52,6 +62,9 @@ pub enum StartError {
     /// The node's network key.
     #[error("the node's network key cannot be read: {0}")]
     NodeKey(std::io::Error),
+    /// The node's network key is no ed25519 key.
+    #[error(transparent)]
+    Identity(#[from] nsn_p2p::identity::IdentityError),
     /// The data folder.
     #[error("{}: {source}. The node needs a data folder that it may write to (--base-path)", .path.display())]
     Folder {
@@ -82,6 +95,18 @@ pub struct Params<'a> {
     pub base_path: PathBuf,
     /// The node's metrics.
     pub registry: Option<Registry>,
+    /// What a validator needs beside that; `None` for a node that is none.
+    pub validator: Option<Validator>,
+}
+
+/// What a validator audits and reports with.
+pub struct Validator {
+    /// Holds the session keys.
+    pub keystore: KeystorePtr,
+    /// Takes the reports.
+    pub pool: Arc<Pool>,
+    /// Tells whether the node is still catching up with the chain.
+    pub sync: Arc<dyn SyncOracle + Send + Sync>,
 }
 
 /// What others may hold of the services. Cheap to clone.
@@ -129,12 +154,15 @@ struct Metrics {
     supervisor: supervisor::Metrics,
     overlay: nsn_p2p::Metrics,
     relay: nsn_relay::Metrics,
+    announcer: announcer::Metrics,
+    /// Only where the node audits.
+    audit: Option<(audit::Metrics, reporter::Metrics)>,
 }
 
 impl Metrics {
     /// In the node's registry; in one of their own that nobody reads where the node has none
     /// (`--no-prometheus`), so that counting needs no second way.
-    fn register(registry: Option<&Registry>) -> Result<Self, PrometheusError> {
+    fn register(registry: Option<&Registry>, audits: bool) -> Result<Self, PrometheusError> {
         let unread = Registry::new();
         let registry = registry.unwrap_or(&unread);
         Ok(Self {
@@ -142,6 +170,14 @@ impl Metrics {
             supervisor: supervisor::Metrics::register(registry)?,
             overlay: nsn_p2p::Metrics::register(registry)?,
             relay: nsn_relay::Metrics::register(registry)?,
+            announcer: announcer::Metrics::register(registry)?,
+            audit: match audits {
+                true => Some((
+                    audit::Metrics::register(registry)?,
+                    reporter::Metrics::register(registry)?,
+                )),
+                false => None,
+            },
         })
     }
 }
@@ -151,12 +187,14 @@ impl Metrics {
 /// # Errors
 /// See [`StartError`].
 pub fn start(params: Params<'_>) -> Result<Offchain, StartError> {
-    let Params { settings, client, genesis, network, base_path, registry } = params;
-    let config::Effective { settings, fault } = settings;
-    let metrics = Metrics::register(registry.as_ref())?;
+    let Params { settings, client, genesis, network, base_path, registry, validator } = params;
+    let config::Effective { settings, fault, withhold } = settings;
+    // Without the overlay there is nobody to audit.
+    let validator = validator.filter(|_| settings.audit.enabled && !settings.no_overlay);
+    let metrics = Metrics::register(registry.as_ref(), validator.is_some())?;
     let secret = network_secret(network)?;
     let (chain, chain_driver) =
-        chain_view::build(ClientChain::new(client), metrics.chain_view.clone());
+        chain_view::build(ClientChain::new(client.clone()), metrics.chain_view.clone());
     let inbox_path = base_path.join("inbox");
     let inbox = Inbox::at(inbox_path.clone())
         .map_err(|source| StartError::Folder { path: inbox_path, source })?;
@@ -183,7 +221,32 @@ pub fn start(params: Params<'_>) -> Result<Offchain, StartError> {
     let directory = Directory::new(overlay.clone(), chain.clone(), overlay_config.address_policy);
 
     let threads = runtime::Threads::new(settings.service_threads)?;
-    let publisher = Publisher::new(inbox, relay.clone(), overlay.clone(), threads.handle());
+    let announcer = Announcer::new(overlay.clone(), metrics.announcer.clone());
+    let publisher = Publisher::new(inbox, relay.clone(), announcer.clone(), threads.handle());
+    let own = nsn_p2p::Identity::from_secret(secret)?.key();
+    let audit = validator.zip(metrics.audit).map(|(validator, (metrics, reports))| {
+        let Validator { keystore, pool, sync } = validator;
+        let reporter = reporter::Reporter {
+            client: client.clone(),
+            pool,
+            keystore,
+            genesis: genesis.0,
+            metrics: reports,
+        };
+        audit::Service {
+            config: settings.audit.clone(),
+            slot: Duration::from_millis(nsn_runtime::SLOT_DURATION_MS),
+            client,
+            reporter: Arc::new(reporter),
+            sync,
+            view: chain.clone(),
+            overlay: overlay.clone(),
+            policy: overlay_config.address_policy,
+            file: base_path.join("audit").join("known"),
+            own,
+            metrics,
+        }
+    });
     let services = Services {
         chain_driver,
         policy,
@@ -203,15 +266,19 @@ pub fn start(params: Params<'_>) -> Result<Offchain, StartError> {
             directory: directory.clone(),
             metrics: metrics.relay.clone(),
             slot: relay.clone(),
+            withhold,
         }),
         wiring: wiring::Wiring {
             overlay: overlay.clone(),
             relay: relay.clone(),
             announcements: announcements.clone(),
+            announcer,
+            announce_every: settings.announce_every,
             region: settings.region.as_deref().and_then(|region| region.parse().ok()),
             super_node: settings.super_node,
             relay_role: settings.relay,
         },
+        audit,
         fault,
     };
     let guard = threads.run(settings.drain_limit, shutdown.clone(), run(services, shutdown))?;
@@ -236,13 +303,14 @@ struct Services {
     overlay: Option<overlay::Service>,
     relay: Option<relay::Service>,
     wiring: wiring::Wiring,
+    audit: Option<audit::Service<Client, Pool>>,
     fault: Option<config::Fault>,
 }
 
 /// Runs all services until `shutdown`, then stops them in order. Every task that it spawns is joined
 /// here, or aborted when this future is dropped at the drain limit.
 async fn run(services: Services, shutdown: CancellationToken) {
-    let Services { chain_driver, policy, overlay, relay, wiring, fault } = services;
+    let Services { chain_driver, policy, overlay, relay, wiring, audit, fault } = services;
     let [stop_chain, stop_overlay, stop_relay] = std::array::from_fn(|_| CancellationToken::new());
     let fault_of = |name: &str| fault.clone().filter(|fault| fault.service == name);
 
@@ -257,7 +325,10 @@ async fn run(services: Services, shutdown: CancellationToken) {
         relays.spawn(relay.run(policy.clone(), fault_of("relay"), stop_relay.clone()));
     }
     let mut wirings = JoinSet::new();
-    wirings.spawn(wiring.run(policy, stop_relay.clone()));
+    wirings.spawn(wiring.run(policy.clone(), stop_relay.clone()));
+    if let Some(audit) = audit {
+        wirings.spawn(audit.run(policy, stop_relay.clone()));
+    }
 
     shutdown.cancelled().await;
     tracing::info!(target: "nsn::services", "stopping: draining viewers, then leaving the overlay");

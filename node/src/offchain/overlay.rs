@@ -37,7 +37,7 @@ impl Service {
                 nsn_p2p::Deps {
                     identity: nsn_p2p::Identity::from_secret(secret)?,
                     genesis_hash: genesis,
-                    reputation: Arc::new(ChainReputation(chain.clone())),
+                    reputation: Arc::new(chain.clone()),
                     reputation_changed: chain.changes(),
                     metrics: metrics.clone(),
                 },
@@ -49,12 +49,11 @@ impl Service {
     }
 }
 
-/// The chain's reputation, for the overlay: the finalised state, which no reorg takes back.
-struct ChainReputation(ChainView);
-
-impl nsn_p2p::Reputation for ChainReputation {
+/// The chain's reputation, for the overlay, which decides by it whom to refuse: the finalised state,
+/// which no reorg takes back.
+impl nsn_p2p::Reputation for ChainView {
     fn standing(&self, key: &[u8; 32]) -> Option<Standing> {
-        self.0.scores(key).map(|scores| Standing {
+        self.scores(key).map(|scores| Standing {
             total: scores.total(),
             director: scores.director,
             validator: scores.validator,
@@ -63,6 +62,6 @@ impl nsn_p2p::Reputation for ChainReputation {
     }
 
     fn is_validator(&self, key: &[u8; 32]) -> bool {
-        self.0.is_validator(key)
+        Self::is_validator(self, key)
     }
 }

@@ -7,15 +7,15 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use nsn_p2p::{Overlay, gossip};
 use nsn_relay::{
-    BlobId, Progress, Relay,
+    Progress, Relay,
     content::publish::{PublishError, Request},
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::{
+    announcer::Announcer,
     inbox::{self, Inbox},
     supervisor::Slot,
 };
@@ -76,7 +76,7 @@ type Jobs = HashMap<String, watch::Receiver<Progress>>;
 pub struct Publisher {
     inbox: Inbox,
     relay: Slot<Relay>,
-    overlay: Slot<Overlay>,
+    announcer: Announcer,
     runtime: tokio::runtime::Handle,
     jobs: Arc<Mutex<Jobs>>,
 }
@@ -86,10 +86,10 @@ impl Publisher {
     pub(super) fn new(
         inbox: Inbox,
         relay: Slot<Relay>,
-        overlay: Slot<Overlay>,
+        announcer: Announcer,
         runtime: tokio::runtime::Handle,
     ) -> Self {
-        Self { inbox, relay, overlay, runtime, jobs: Arc::default() }
+        Self { inbox, relay, announcer, runtime, jobs: Arc::default() }
     }
 
     /// Where files are taken from.
@@ -116,7 +116,7 @@ impl Publisher {
         let path = self.inbox.find(name)?;
         let (sender, receiver) = watch::channel(Progress::START);
         let job = Job::enter(&self.jobs, name, receiver)?;
-        let overlay = self.overlay.clone();
+        let announcer = self.announcer.clone();
         let name = name.to_owned();
         let task = self.runtime.spawn(async move {
             let _job = job;
@@ -124,7 +124,9 @@ impl Publisher {
                 .publish(Request { path, media_type }, sender)
                 .await
                 .map_err(|source| Error::Store { name: name.clone(), source })?;
-            let announced = announce(&overlay, &published).await;
+            let (id, total_len, shards) =
+                (published.content_id, published.total_len, published.shards);
+            let announced = announcer.announce(id, total_len, shards).await;
             tracing::info!(
                 target: "nsn::content",
                 "published {name:?} as {} ({} bytes, {} shards)",
@@ -139,26 +141,6 @@ impl Publisher {
             })
         });
         task.await.unwrap_or(Err(Error::Stopped))
-    }
-}
-
-/// Tells the overlay of new content. Failing is no error: viewers find it by its id.
-async fn announce(
-    overlay: &Slot<Overlay>,
-    published: &nsn_relay::content::publish::Published,
-) -> bool {
-    let Some(overlay) = overlay.current() else { return false };
-    let announcement = gossip::Announcement::new(
-        BlobId::from(published.content_id).0,
-        published.total_len,
-        published.shards,
-    );
-    match overlay.gossip.publish(gossip::Topic::Video, announcement.to_bytes()).await {
-        Ok(()) => true,
-        Err(error) => {
-            tracing::debug!(target: "nsn::content", "not announced: {error}");
-            false
-        }
     }
 }
 

@@ -23,6 +23,7 @@ pub(super) struct Service {
     pub(super) directory: Directory,
     pub(super) metrics: nsn_relay::Metrics,
     pub(super) slot: Slot<Relay>,
+    pub(super) withhold: bool,
 }
 
 impl Service {
@@ -32,7 +33,8 @@ impl Service {
         mut fault: Option<config::Fault>,
         shutdown: CancellationToken,
     ) {
-        let Self { config, secret, origin_dir, cache_dir, directory, metrics, slot } = self;
+        let Self { config, secret, origin_dir, cache_dir, directory, metrics, slot, withhold } =
+            self;
         supervise("relay", policy, slot, shutdown, move |token| {
             let (relay, driver) = nsn_relay::build(
                 config.clone(),
@@ -42,6 +44,7 @@ impl Service {
                     origin_dir: origin_dir.clone(),
                     cache_dir: cache_dir.clone(),
                     metrics: metrics.clone(),
+                    withhold,
                 },
             )?;
             let running = async move { driver.run(token).await.map_err(Into::into) };

@@ -1,5 +1,5 @@
 //! What joins overlay and shard service beyond the directory: tells the overlay what this node
-//! serves and where, and takes in announcements of new content.
+//! serves and where, takes in announcements of new content, and announces its own again.
 //!
 //! Both services may be rebuilt at any time (their supervisors), so everything here starts again
 //! whenever a slot changes.
@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Slot,
     announcements::Announcements,
+    announcer::Announcer,
     supervisor::{BoxError, Policy, Running, supervise},
 };
 
@@ -32,6 +33,9 @@ pub(super) struct Wiring {
     pub(super) overlay: Slot<Overlay>,
     pub(super) relay: Slot<Relay>,
     pub(super) announcements: Announcements,
+    pub(super) announcer: Announcer,
+    /// How often one of the contents that this node keeps is announced again.
+    pub(super) announce_every: Duration,
     pub(super) region: Option<Region>,
     pub(super) super_node: bool,
     pub(super) relay_role: bool,
@@ -56,7 +60,13 @@ impl Wiring {
     async fn join(self, shutdown: CancellationToken) {
         tokio::select! {
             () = shutdown.cancelled() => {}
-            ((), ()) = async { tokio::join!(self.tell_services(), self.hear_announcements()) } => {}
+            ((), (), ()) = async {
+                tokio::join!(
+                    self.tell_services(),
+                    self.hear_announcements(),
+                    self.announcer.repeat(&self.relay, self.announce_every),
+                )
+            } => {}
         }
     }
 

@@ -86,6 +86,11 @@ fn start<N: sc_network::NetworkBackend<Block, nsn_runtime::Hash>>(
         network: &config.network,
         base_path: config.base_path.path().to_path_buf(),
         registry: config.prometheus_registry().cloned(),
+        validator: config.role.is_authority().then(|| offchain::Validator {
+            keystore: keystore_container.keystore(),
+            pool: transaction_pool.clone(),
+            sync: network.sync.clone(),
+        }),
     })
     .map_err(|error| ServiceError::Application(Box::new(error)))?;
 

@@ -2,7 +2,7 @@
 
 use codec::Encode as _;
 use nsn_runtime::{Hash, RuntimeCall, TxExtension, UncheckedExtrinsic, VERSION};
-use pallet_reputation::{Component, OverlayKey, bind_payload};
+use pallet_reputation::{Outcome, OverlayKey, bind_payload};
 use sp_core::{Pair as _, ed25519};
 use sp_keyring::Sr25519Keyring;
 use sp_runtime::generic::{Era, SignedPayload};
@@ -53,9 +53,9 @@ pub(crate) fn bind(secret: &[u8; 32], who: Sr25519Keyring, genesis: Hash) -> Run
     RuntimeCall::Reputation(pallet_reputation::Call::bind_peer { key, proof })
 }
 
-/// Changes one component of `who`'s score, as root.
-pub(crate) fn record(who: Sr25519Keyring, component: Component, delta: i16) -> RuntimeCall {
-    let entries = vec![(who.to_account_id(), component, delta)].try_into().unwrap();
+/// Records `times` times what came of something `who` did, as root.
+pub(crate) fn record(who: Sr25519Keyring, outcome: Outcome, times: u16) -> RuntimeCall {
+    let entries = vec![(who.to_account_id(), outcome, times)].try_into().unwrap();
     let call = RuntimeCall::Reputation(pallet_reputation::Call::record { entries });
     RuntimeCall::Sudo(pallet_sudo::Call::sudo { call: Box::new(call) })
 }

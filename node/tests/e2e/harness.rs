@@ -85,9 +85,15 @@ pub(crate) struct Setup {
 impl Setup {
     /// A node of the dev chain, without mDNS, on ports of its own.
     pub(crate) fn dev(base: &Path, args: &[&str]) -> Self {
+        Self::of_chain("dev", base, args)
+    }
+
+    /// A node of `chain`, without mDNS, on ports of its own.
+    pub(crate) fn of_chain(chain: &str, base: &Path, args: &[&str]) -> Self {
         let overlay = free_port();
         let mut all: Vec<String> = [
-            "--chain=dev",
+            "--chain",
+            chain,
             "--no-mdns",
             "--no-telemetry",
             "--rpc-port=0",

@@ -9,10 +9,13 @@
     reason = "this crate is tests throughout; clippy.toml knows only functions marked as such"
 )]
 
+mod audits;
 mod bad_input;
+mod equivocation;
 mod harness;
 mod main_job;
 mod operations;
+mod own_chain;
 mod reputation;
 
 #[path = "../common/tx.rs"]

@@ -26,7 +26,8 @@ pub(crate) async fn relay_setup(dir: &Path, bootnode: &Node, args: &[&str]) -> S
     setup
 }
 
-async fn chain_addrs(node: &Node) -> Vec<String> {
+/// Where the chain's own network of `node` listens, with `/p2p/`.
+pub(crate) async fn chain_addrs(node: &Node) -> Vec<String> {
     let addrs = node.call("system_localListenAddresses", rpc_params![]).await;
     let all = addrs.as_array().unwrap().iter().map(|addr| addr.as_str().unwrap().to_owned());
     all.filter(|addr| addr.contains("127.0.0.1")).collect()

@@ -17,7 +17,7 @@ async fn a_panic_in_a_service_does_not_stop_blocks_and_the_service_comes_back() 
     // Back again: the handle in the slot is a new one, and it answers.
     node.call_until("p2p_v1_status", rpc_params![], |_| true).await;
     assert_eq!(node.metric("nsn_service_failures_total"), 1.0);
-    assert_eq!(node.metric("nsn_service_up"), 4.0, "chain view, overlay, relay, wiring");
+    assert_eq!(node.metric("nsn_service_up"), 5.0, "chain view, overlay, relay, wiring, audit");
     assert!(node.stop().1.success());
 }
 

@@ -3,7 +3,7 @@
 use codec::Encode as _;
 use jsonrpsee::rpc_params;
 use nsn_runtime::Hash;
-use pallet_reputation::Component;
+use pallet_reputation::Outcome;
 use sp_keyring::Sr25519Keyring::{Alice, Bob};
 
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
     tx,
 };
 
-async fn submit(
+pub(crate) async fn submit(
     node: &Node,
     call: nsn_runtime::RuntimeCall,
     who: sp_keyring::Sr25519Keyring,
@@ -23,7 +23,7 @@ async fn submit(
     node.call("author_submitExtrinsic", rpc_params![format!("0x{}", hex::encode(extrinsic))]).await;
 }
 
-async fn genesis(node: &Node) -> Hash {
+pub(crate) async fn genesis(node: &Node) -> Hash {
     let hash = node.call("chain_getBlockHash", rpc_params![0]).await;
     serde_json::from_value(hash).unwrap()
 }
@@ -54,10 +54,10 @@ async fn a_change_of_reputation_on_chain_reaches_every_nodes_overlay() {
         .await;
 
     // Down to 150 in one component: graylisted, so the origin lets the relay go.
-    submit(&origin, tx::record(Bob, Component::Seeder, -350), Alice, 0).await;
+    submit(&origin, tx::record(Bob, Outcome::AuditFailed, 7), Alice, 0).await;
     origin.call_until("p2p_v1_peers", rpc_params![], |peers| of_relay(peers).is_none()).await;
     // And up again: it may come back by itself.
-    submit(&origin, tx::record(Bob, Component::Seeder, 400), Alice, 1).await;
+    submit(&origin, tx::record(Bob, Outcome::AuditPassed, 40), Alice, 1).await;
     origin
         .call_until("p2p_v1_peers", rpc_params![], |peers| {
             of_relay(peers).is_some_and(|peer| peer["reputation"]["seeder"] == 550)

@@ -1,13 +1,12 @@
-//! What the runtime API answers from the pallet's state, and what must hold of that state.
+//! What the runtime API answers from the pallet's state.
 
-use alloc::{collections::BTreeSet, vec::Vec};
+use alloc::vec::Vec;
 
-use frame_support::{ensure, traits::Get};
 use pallet_reputation_runtime_api::MAX_PAGE;
-use sp_runtime::DispatchError;
 
 use crate::{
-    AccountOf, BindNonce, Config, KeysOf, OverlayKey, Pallet, PeerScore, Revision, Scores, ScoresOf,
+    BindNonce, Bound, Config, Earned, KeysOf, OverlayKey, Pallet, PeerEarned, PeerScore, Revision,
+    Scores, ScoresOf,
 };
 
 impl<T: Config> Pallet<T> {
@@ -18,27 +17,42 @@ impl<T: Config> Pallet<T> {
 
     /// See `ReputationApi::account_scores`. One read.
     pub fn account_scores(account: &T::AccountId) -> Option<Scores> {
-        ScoresOf::<T>::get(account)
+        ScoresOf::<T>::get(account).map(|earned| earned.on(Self::day()))
+    }
+
+    /// What `account` has earned; neutral if nothing was ever recorded for it. One read.
+    pub(crate) fn earned(account: &T::AccountId) -> Earned {
+        ScoresOf::<T>::get(account).unwrap_or_default()
     }
 
     /// See `ReputationApi::peer_score`. Two reads.
     pub fn peer_score(key: OverlayKey) -> Option<PeerScore> {
-        let account = AccountOf::<T>::get(key)?;
-        Some(PeerScore { key, scores: Self::account_scores(&account).unwrap_or_default() })
+        let account = Bound::<T>::get(key)?.account;
+        Some(PeerScore { key, scores: Self::earned(&account).on(Self::day()) })
     }
 
     /// See `ReputationApi::peers`. Two reads for each peer of the page.
-    pub fn peers(after: Option<OverlayKey>, limit: u32) -> Vec<PeerScore> {
+    pub fn peers(after: Option<OverlayKey>, limit: u32) -> Vec<PeerEarned> {
         let bindings = match after {
-            Some(key) => AccountOf::<T>::iter_from_key(key),
-            None => AccountOf::<T>::iter(),
+            Some(key) => Bound::<T>::iter_from_key(key),
+            None => Bound::<T>::iter(),
         };
         bindings
             .take(limit.min(MAX_PAGE) as usize)
-            .map(|(key, account)| PeerScore {
-                key,
-                scores: Self::account_scores(&account).unwrap_or_default(),
-            })
+            .map(|(key, binding)| PeerEarned { key, earned: Self::earned(&binding.account) })
+            .collect()
+    }
+
+    /// See the view function `page_of_scores`. One read for each account of the page.
+    pub(crate) fn scores(after: Option<T::AccountId>, limit: u32) -> Vec<(T::AccountId, Scores)> {
+        let day = Self::day();
+        let accounts = match after {
+            Some(account) => ScoresOf::<T>::iter_from_key(account),
+            None => ScoresOf::<T>::iter(),
+        };
+        accounts
+            .take(limit.min(MAX_PAGE) as usize)
+            .map(|(account, earned)| (account, earned.on(day)))
             .collect()
     }
 
@@ -50,37 +64,5 @@ impl<T: Config> Pallet<T> {
     /// See `ReputationApi::bind_nonce`. One read.
     pub fn bind_nonce(account: &T::AccountId) -> u32 {
         BindNonce::<T>::get(account)
-    }
-
-    /// Checks the invariants of the whole state: both directions of the bindings say the same, no
-    /// list is empty, no score is out of range. Reads everything: for tests and for try-runtime.
-    ///
-    /// # Errors
-    /// What does not hold.
-    pub fn check_state() -> Result<(), DispatchError> {
-        let mut listed = BTreeSet::new();
-        for (account, keys) in KeysOf::<T>::iter() {
-            ensure!(!keys.is_empty(), "an account with an empty list of keys");
-            ensure!(
-                keys.len() <= T::MaxKeysPerAccount::get() as usize,
-                "an account with too many keys"
-            );
-            for key in keys {
-                ensure!(
-                    AccountOf::<T>::get(key).as_ref() == Some(&account),
-                    "a listed key that is bound to another account, or to none"
-                );
-                ensure!(listed.insert(key), "a key that is listed twice");
-            }
-        }
-        ensure!(
-            AccountOf::<T>::iter_keys().all(|key| listed.contains(&key)),
-            "a bound key that its account does not list"
-        );
-        ensure!(
-            ScoresOf::<T>::iter_values().all(|scores| scores.in_range()),
-            "a score above 1,000"
-        );
-        Ok(())
     }
 }

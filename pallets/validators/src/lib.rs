@@ -20,14 +20,19 @@
 //! | `lib.rs` | storage, calls, events, errors, genesis: what the chain sees |
 //! | `list.rs` | what the calls do to the list |
 //! | `manager.rs` | the session manager |
-//! | `weights.rs` | what the calls cost |
+//! | `owners.rs` | whose a session key is, to prove a misbehaviour |
+//! | `weights.rs` | what the calls cost, as a trait that the runtime fills in |
+//! | `benchmarking.rs` | how that is measured |
 
 #![cfg_attr(not(feature = "std"), no_std)]
 
 extern crate alloc;
 
+#[cfg(feature = "runtime-benchmarks")]
+mod benchmarking;
 mod list;
 mod manager;
+mod owners;
 pub mod weights;
 
 #[cfg(test)]
@@ -36,6 +41,7 @@ mod mock;
 mod tests;
 
 pub use manager::Length;
+pub use owners::Owners;
 pub use pallet::*;
 pub use weights::WeightInfo;
 
@@ -94,6 +100,17 @@ pub mod pallet {
     #[pallet::storage]
     pub type SessionLength<T: Config> =
         StorageValue<_, BlockNumberFor<T>, ValueQuery, T::DefaultSessionLength>;
+
+    /// The session keys in use, with their owners: those of the running session. At most
+    /// `MaxValidators` entries of an account and its keys, so 32 kB with three keys and 256
+    /// validators.
+    #[pallet::storage]
+    #[pallet::unbounded]
+    pub type ActiveKeys<T: Config> = StorageValue<
+        _,
+        Vec<(<T as frame_system::Config>::AccountId, <T as pallet_session::Config>::Keys)>,
+        ValueQuery,
+    >;
 
     /// What a chain starts with.
     #[pallet::genesis_config]

@@ -53,7 +53,9 @@ impl<T: Config> pallet_session::SessionManager<T::AccountId> for Pallet<T> {
         Some(Self::planned())
     }
 
-    fn start_session(_: SessionIndex) {}
+    fn start_session(_: SessionIndex) {
+        Self::keep_active_keys();
+    }
 
     fn end_session(ended: SessionIndex) {
         if let Some(up_to) = ended.checked_sub(T::KeptSessions::get()) {

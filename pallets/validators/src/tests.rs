@@ -8,7 +8,7 @@ use frame_support::{
 use pallet_session::{SessionManager, historical::HistoricalSessions};
 use sp_runtime::{DispatchError, key_types::DUMMY, testing::UintAuthorityId};
 
-use crate::{Error, Event, GenesisConfig, Length, Listed, mock::*};
+use crate::{Error, Event, GenesisConfig, Length, Listed, Owners, mock::*};
 
 fn listed() -> Vec<AccountId> {
     Listed::<Test>::get().into_inner()
@@ -180,16 +180,16 @@ fn every_session_has_a_root_of_its_keys_for_as_long_as_kept() {
 fn an_old_key_and_a_rotated_key_are_both_proved_in_their_sessions() {
     chain(&[1, 2], GenesisConfig::default()).execute_with(|| {
         go_to_session(1);
-        let old = <Historical as KeyOwnerProofSystem<_>>::prove(owned(2)).unwrap();
+        let old = <Owners<Test> as KeyOwnerProofSystem<_>>::prove(owned(2)).unwrap();
 
         System::inc_providers(&2);
         let proof = keys(22).create_ownership_proof(&2u64.encode()).unwrap();
         assert_ok!(Session::set_keys(RuntimeOrigin::signed(2), keys(22), proof.encode()));
         go_to_session(3);
-        let new = <Historical as KeyOwnerProofSystem<_>>::prove(owned(22)).unwrap();
+        let new = <Owners<Test> as KeyOwnerProofSystem<_>>::prove(owned(22)).unwrap();
         go_to_session(4);
 
-        let check = <Historical as KeyOwnerProofSystem<_>>::check_proof;
+        let check = <Owners<Test> as KeyOwnerProofSystem<_>>::check_proof;
         assert_eq!(check(owned(2), old.clone()), Some((2, ())));
         assert_eq!(check(owned(22), new.clone()), Some((2, ())));
         assert_eq!(check(owned(22), old.clone()), None, "not its key at that time");
@@ -197,5 +197,30 @@ fn an_old_key_and_a_rotated_key_are_both_proved_in_their_sessions() {
         go_to_session(4 + KEPT_SESSIONS);
         assert_eq!(check(owned(2), old), None, "no longer kept");
         assert_eq!(check(owned(22), new), Some((2, ())));
+    });
+}
+
+#[test]
+fn a_key_in_use_is_proved_while_its_owner_has_set_another() {
+    chain(&[1, 2], GenesisConfig::default()).execute_with(|| {
+        go_to_session(1);
+        System::inc_providers(&2);
+        let proof = keys(22).create_ownership_proof(&2u64.encode()).unwrap();
+        assert_ok!(Session::set_keys(RuntimeOrigin::signed(2), keys(22), proof.encode()));
+
+        let check = <Owners<Test> as KeyOwnerProofSystem<_>>::check_proof;
+        let proof = <Owners<Test> as KeyOwnerProofSystem<_>>::prove(owned(2)).unwrap();
+        assert_eq!(check(owned(2), proof.clone()), Some((2, ())));
+        assert_eq!(check(owned(22), proof.clone()), None, "not in use yet");
+        let set = pallet_session::NextKeys::<Test>::get(2).unwrap();
+        assert_eq!(set.dummy, UintAuthorityId(22), "proving changed nothing");
+
+        go_to_session(2);
+        assert_eq!(check(owned(2), proof), Some((2, ())), "by the root of that session");
+        let again = <Owners<Test> as KeyOwnerProofSystem<_>>::prove(owned(2)).unwrap();
+        assert_eq!(check(owned(2), again), Some((2, ())), "its last session");
+        go_to_session(3);
+        let gone = <Owners<Test> as KeyOwnerProofSystem<_>>::prove(owned(2));
+        assert!(gone.is_none_or(|gone| check(owned(2), gone).is_none()));
     });
 }

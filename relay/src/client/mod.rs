@@ -2,10 +2,12 @@
 //!
 //! [`Viewer::connect`] takes an [`Address`] that names the peer, so the connection proves who
 //! answers; every blob is verified against its id, the manifest against the content's, and the
-//! shards against the manifest.
+//! shards against the manifest. A [`Prober`](probe::Prober) is no viewer: it finds out whether a peer
+//! serves what it claims to hold.
 
 mod address;
 mod download;
+pub mod probe;
 mod retry;
 mod viewer;
 

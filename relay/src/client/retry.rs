@@ -46,7 +46,8 @@ fn asked_for(error: &ExchangeError) -> Option<Duration> {
         | ExchangeError::TooLittle { .. }
         | ExchangeError::TooMuch(_)
         | ExchangeError::Stalled(_)
-        | ExchangeError::WrongHash(_) => Some(Duration::ZERO),
+        | ExchangeError::WrongHash(_)
+        | ExchangeError::WrongGroup { .. } => Some(Duration::ZERO),
     }
 }
 

@@ -3,12 +3,14 @@
 //! One task accepts; each connection is a task and each request another, all of them owned here
 //! and none of them living longer than `Server::run`. Everything that a peer can make us hold has
 //! a bound: connections (in all and of one address), streams, requests, bytes of requests (in the
-//! transport's windows) and bytes of bodies (in `Lookup`).
+//! transport's windows), bytes of bodies (in `Lookup`) and bytes of the hashes between them (in
+//! `Outboards`).
 //!
 //! To drain, the server refuses new connections, answers new requests with code 9, lets those in
 //! flight finish within their limit, and closes.
 
 mod connection;
+mod outboards;
 mod request;
 
 use crate::{
@@ -20,6 +22,7 @@ use crate::{
     wire::Code,
 };
 use libp2p::identity::Keypair;
+use outboards::Outboards;
 use quinn::{Endpoint, Incoming};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -61,6 +64,11 @@ pub struct Config {
     pub max_requests: usize,
     /// Bytes of blobs held for viewers, from being read until acknowledged. Default 256 MiB.
     pub body_memory: u64,
+    /// Bytes kept of the hashes that verified bodies carry; a blob needs 0.4 % of its length.
+    /// Default 16 MiB, enough for 4 GiB of shards. What is not kept is hashed again when asked for.
+    pub outboard_memory: u64,
+    /// Blobs hashed at a time for verified bodies. Default 2.
+    pub outboard_parallel: usize,
     /// How long a request waits for room in memory before it is told to come back. Default 1 s.
     #[serde(with = "humantime_serde")]
     pub memory_wait: Duration,
@@ -104,6 +112,8 @@ impl Default for Config {
             max_streams: 100,
             max_requests: 8192,
             body_memory: 256 * 1024 * 1024,
+            outboard_memory: 16 * 1024 * 1024,
+            outboard_parallel: 2,
             memory_wait: Duration::from_secs(1),
             handshake_timeout: Duration::from_secs(5),
             idle_timeout: Duration::from_secs(30),
@@ -143,6 +153,9 @@ pub(crate) fn listen(
 /// What every connection and request works with.
 struct Shared {
     lookup: Lookup,
+    outboards: Outboards,
+    /// Every blob is denied, for tests of those who watch for that.
+    withhold: bool,
     config: Config,
     metrics: Metrics,
     /// One for each request that may go on.
@@ -177,6 +190,7 @@ impl Server {
         lookup: Lookup,
         config: Config,
         metrics: Metrics,
+        withhold: bool,
     ) -> Self {
         let table = NonZeroUsize::new(config.source_table).unwrap_or(NonZeroUsize::MIN);
         let rate = ConnectionRate::new(
@@ -187,8 +201,11 @@ impl Server {
         );
         let open = OpenConnections::new(config.connections_per_source);
         let requests = Arc::new(Semaphore::new(config.max_requests));
+        let outboards = Outboards::new(config.outboard_memory, config.outboard_parallel);
         let shared = Shared {
             lookup,
+            outboards,
+            withhold,
             config,
             metrics,
             requests,

@@ -1,19 +1,19 @@
 //! One request: read it, find the blob, send it.
 
-use super::Shared;
+use super::{Shared, outboards::Outboards};
 use crate::{
     content::BlobId,
     error::Refusal,
     lookup::Found,
     wire::{
-        self, Busy, Code, Encoding, MAX_HAS, ReadFrameError, Response, ServiceStatus, Source,
+        self, Busy, Code, Encoding, MAX_HAS, ReadFrameError, Response, ServiceStatus, Source, Span,
         encode_frame, read_frame,
     },
 };
 use bytes::Bytes;
 use codec::Encode;
 use quinn::{RecvStream, SendStream, StoppedError, WriteError};
-use std::{sync::Arc, time::Instant};
+use std::{collections::VecDeque, sync::Arc, time::Instant};
 use tokio::{sync::OwnedSemaphorePermit, time::timeout};
 
 /// Bytes of a body that a viewer must take within `stall_timeout`.
@@ -118,8 +118,11 @@ impl Request {
 
     async fn answer(&mut self, request: wire::Request) -> Result<Result<(), SendError>, Refusal> {
         match request {
-            wire::Request::Get { id, range, encoding: Encoding::Raw, fill } => {
-                self.get(id, range, fill).await
+            wire::Request::Get { .. } | wire::Request::Has { .. } if self.shared.withhold => {
+                Err(Refusal::NotFound)
+            }
+            wire::Request::Get { id, range, encoding, fill } => {
+                self.get(id, range, encoding, fill).await
             }
             wire::Request::Has { ids } => {
                 if ids.len() > MAX_HAS {
@@ -145,29 +148,30 @@ impl Request {
         &mut self,
         id: BlobId,
         range: Option<(u64, u64)>,
+        encoding: Encoding,
         fill: bool,
     ) -> Result<Result<(), SendError>, Refusal> {
         let started = Instant::now();
         let gone = self.reply.gone();
-        let found = tokio::select! {
-            found = self.shared.lookup.find(id, fill) => found?,
+        let find = async {
+            let found = self.shared.lookup.find(id, fill).await?;
+            let body = body(&self.shared.outboards, id, &found.bytes, range, encoding).await?;
+            Ok((found, body))
+        };
+        let (found, body) = tokio::select! {
+            found = find => found?,
             // A viewer that has left waits for nothing; the fill goes on without it.
             () = gone => return Ok(Err(SendError::Gone)),
         };
         let Found { bytes, source, room } = found;
         let total = len(&bytes);
-        let body = match range {
-            None => bytes,
-            Some(range) => match cut(&bytes, range) {
-                Some(body) => body,
-                None => {
-                    self.shared.count(Refusal::Range);
-                    let header = Response { total, ..Response::refusal(Code::Range) };
-                    return Ok(self.send(header, Bytes::new()).await);
-                }
-            },
+        let Some(body) = body else {
+            self.shared.count(Refusal::Range);
+            let header = Response { total, ..Response::refusal(Code::Range) };
+            return Ok(self.send(header, Vec::new()).await);
         };
-        let sent = self.send(Response::ok(len(&body), total, Some(source)), body).await;
+        let length = body.iter().map(len).sum();
+        let sent = self.send(Response::ok(length, total, Some(source)), body).await;
         if sent.is_ok() {
             let took = started.elapsed().as_secs_f64();
             self.shared.metrics.shard_serve_latency_seconds.observe(took);
@@ -185,23 +189,26 @@ impl Request {
             let retry_after_ms = u32::try_from(wait).unwrap_or(u32::MAX);
             header.busy = Some(Busy { retry_after_ms, others: Vec::new() });
         }
-        self.send(header, Bytes::new()).await
+        self.send(header, Vec::new()).await
     }
 
     async fn send_small(&mut self, body: Bytes) -> Result<(), SendError> {
-        self.send(Response::ok(len(&body), 0, None::<Source>), body).await
+        self.send(Response::ok(len(&body), 0, None::<Source>), vec![body]).await
     }
 
     /// Sends header and body, and waits until the viewer has them.
-    async fn send(&mut self, header: Response, mut body: Bytes) -> Result<(), SendError> {
+    async fn send(&mut self, header: Response, body: Vec<Bytes>) -> Result<(), SendError> {
         let length = header.length;
         let stall = self.shared.config.stall_timeout;
         let send = self.reply.0.as_mut().ok_or(SendError::Internal)?;
         let frame = encode_frame(&header).map_err(|_| SendError::Internal)?;
         timeout(stall, send.write_all(&frame)).await.map_err(|_| SendError::Slow)??;
+        let mut body = VecDeque::from(body);
         while !body.is_empty() {
-            let piece = body.split_to(body.len().min(PIECE));
-            timeout(stall, send.write_chunk(piece)).await.map_err(|_| SendError::Slow)??;
+            let mut piece = take(&mut body, PIECE);
+            timeout(stall, send.write_all_chunks(&mut piece))
+                .await
+                .map_err(|_| SendError::Slow)??;
         }
         let _ = send.finish();
         match timeout(stall, send.stopped()).await {
@@ -249,6 +256,49 @@ fn len(bytes: &Bytes) -> u64 {
     u64::try_from(bytes.len()).unwrap_or(u64::MAX)
 }
 
+/// The body for a verified blob, in pieces that lie in memory; `None` when the range is not in the
+/// blob. Nothing of the blob is copied.
+async fn body(
+    outboards: &Outboards,
+    id: BlobId,
+    blob: &Bytes,
+    range: Option<(u64, u64)>,
+    encoding: Encoding,
+) -> Result<Option<Vec<Bytes>>, Refusal> {
+    match encoding {
+        Encoding::Raw => {
+            let body = match range {
+                None => Some(blob.clone()),
+                Some(range) => cut(blob, range),
+            };
+            Ok(body.map(|body| vec![body]))
+        }
+        Encoding::Verified => {
+            let total = u32::try_from(blob.len()).map_err(|_| Refusal::Internal)?;
+            let Some(span) = Span::covering(total, range) else { return Ok(None) };
+            let outboard = outboards.of(id, blob).await?;
+            wire::encode(blob, &outboard, &span).map(Some).ok_or(Refusal::Internal)
+        }
+    }
+}
+
+/// Takes the next `most` bytes off a body, or all that is left.
+fn take(body: &mut VecDeque<Bytes>, most: usize) -> Vec<Bytes> {
+    let mut taken = Vec::new();
+    let mut room = most;
+    while room > 0
+        && let Some(mut piece) = body.pop_front()
+    {
+        let rest = piece.split_off(piece.len().min(room));
+        room -= piece.len();
+        taken.push(piece);
+        if !rest.is_empty() {
+            body.push_front(rest);
+        }
+    }
+    taken
+}
+
 /// The bytes from `first` to before `end`, if they lie inside and are any.
 fn cut(bytes: &Bytes, (first, end): (u64, u64)) -> Option<Bytes> {
     let first = usize::try_from(first).ok()?;
@@ -272,6 +322,22 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_body_is_taken_in_pieces_of_the_size_and_whole(
+            pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 0..20),
+            most in 1usize..100,
+        ) {
+            let whole = pieces.concat();
+            let mut body: VecDeque<_> = pieces.into_iter().map(Bytes::from).collect();
+            let mut taken = Vec::new();
+            while !body.is_empty() {
+                let piece = take(&mut body, most).concat();
+                prop_assert!(piece.len() == most || body.is_empty());
+                taken.extend(piece);
+            }
+            prop_assert_eq!(taken, whole);
+        }
+
         #[test]
         fn a_range_gives_what_it_names_or_nothing(
             data: Vec<u8>,

@@ -46,7 +46,7 @@ async fn what_is_no_request_gets_code_2_and_the_connection_lives_on() {
     .unwrap();
     let mut unknown_encoding = get.clone();
     let at = unknown_encoding.len() - 2;
-    unknown_encoding[at] = 1;
+    unknown_encoding[at] = 2;
     let bad: [(&str, &[u8]); 8] = [
         ("nothing", &[]),
         ("half a length", &[0]),

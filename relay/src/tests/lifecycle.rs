@@ -22,6 +22,7 @@ fn deps(origin_dir: Option<&Path>, cache_dir: Option<&Path>) -> Deps {
         metrics: Metrics::unregistered(),
         origin_dir: origin_dir.map(Into::into),
         cache_dir: cache_dir.map(Into::into),
+        withhold: false,
     }
 }
 

@@ -3,5 +3,7 @@
 mod bad_input;
 mod fetching;
 mod lifecycle;
+mod probing;
 mod upstreams;
-mod world;
+mod verified;
+pub(crate) mod world;

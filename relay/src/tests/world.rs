@@ -8,14 +8,14 @@ use crate::{
     upstream::directory::Fake,
     wire::{Request, read_frame},
 };
-use libp2p::identity::Keypair;
+use libp2p::{PeerId, identity::Keypair};
 use quinn::{RecvStream, SendStream};
 use std::{
     fs,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering::SeqCst},
     },
     time::Duration,
@@ -28,7 +28,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 /// Settings that do not get in a test's way: any port, no limit of connections.
-pub(super) fn config() -> Config {
+pub(crate) fn config() -> Config {
     let mut config = Config::default();
     config.server.listen_addr = (Ipv4Addr::LOCALHOST, 0).into();
     config.server.connections_per_second = 0;
@@ -40,19 +40,19 @@ pub(super) fn config() -> Config {
 
 /// Which roles a node has, and where their folders are.
 #[derive(Clone, Copy)]
-pub(super) enum Role {
+pub(crate) enum Role {
     Origin,
     Relay,
     Both,
 }
 
 /// A running shard service.
-pub(super) struct Node {
-    pub(super) relay: Relay,
-    pub(super) metrics: Metrics,
-    pub(super) directory: Arc<Fake>,
-    pub(super) addr: SocketAddr,
-    pub(super) stop: CancellationToken,
+pub(crate) struct Node {
+    pub(crate) relay: Relay,
+    pub(crate) metrics: Metrics,
+    pub(crate) directory: Arc<Fake>,
+    pub(crate) addr: SocketAddr,
+    pub(crate) stop: CancellationToken,
     running: Option<JoinHandle<Result<(), RunError>>>,
     folder: Folder,
 }
@@ -64,26 +64,33 @@ enum Folder {
 }
 
 impl Node {
-    pub(super) async fn start(role: Role, config: Config) -> Self {
+    pub(crate) async fn start(role: Role, config: Config) -> Self {
         let folder = Folder::Own(tempfile::tempdir().unwrap());
-        Self::start_in(folder, role, config, Keypair::generate_ed25519()).await
+        Self::start_in(folder, role, config, false).await
+    }
+
+    /// A node that denies what it holds.
+    pub(crate) async fn start_withholding(role: Role, config: Config) -> Self {
+        let folder = Folder::Own(tempfile::tempdir().unwrap());
+        Self::start_in(folder, role, config, true).await
     }
 
     /// A node in a folder that outlives it.
-    pub(super) async fn start_at(path: &Path, role: Role, config: Config) -> Self {
-        Self::start_in(Folder::Kept(path.into()), role, config, Keypair::generate_ed25519()).await
+    pub(crate) async fn start_at(path: &Path, role: Role, config: Config) -> Self {
+        Self::start_in(Folder::Kept(path.into()), role, config, false).await
     }
 
-    async fn start_in(folder: Folder, role: Role, config: Config, identity: Keypair) -> Self {
+    async fn start_in(folder: Folder, role: Role, config: Config, withhold: bool) -> Self {
         let metrics = Metrics::unregistered();
         let directory = Arc::new(Fake::default());
         let root = folder.path();
         let deps = Deps {
-            identity,
+            identity: Keypair::generate_ed25519(),
             directory: directory.clone(),
             metrics: metrics.clone(),
             origin_dir: matches!(role, Role::Origin | Role::Both).then(|| root.join("shards")),
             cache_dir: matches!(role, Role::Relay | Role::Both).then(|| root.join("relay")),
+            withhold,
         };
         let (relay, driver) = crate::build(config, deps).unwrap();
         let stop = CancellationToken::new();
@@ -92,31 +99,31 @@ impl Node {
         Self { relay, metrics, directory, addr, stop, running: Some(running), folder }
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.folder.path()
     }
 
     /// Files of the cache or the origin that hold `id`.
-    pub(super) fn file(&self, store: &str, id: BlobId) -> PathBuf {
+    pub(crate) fn file(&self, store: &str, id: BlobId) -> PathBuf {
         let name = id.to_string();
         self.path().join(store).join(&name[..2]).join(&name)
     }
 
     /// This node as the directory names it.
-    pub(super) fn source(&self) -> Source {
+    pub(crate) fn source(&self) -> Source {
         Source { peer: self.relay.peer_id(), addrs: vec![self.addr], seeder_score: Some(500) }
     }
 
-    pub(super) fn address(&self) -> Address {
+    pub(crate) fn address(&self) -> Address {
         Address { socket: self.addr, peer: self.relay.peer_id() }
     }
 
-    pub(super) async fn viewer(&self) -> Viewer {
+    pub(crate) async fn viewer(&self) -> Viewer {
         Viewer::connect(self.address(), None, impatient()).await.unwrap()
     }
 
     /// Publishes bytes and gives the manifest.
-    pub(super) async fn publish(&self, bytes: &[u8]) -> Manifest {
+    pub(crate) async fn publish(&self, bytes: &[u8]) -> Manifest {
         let path = self.path().join("to publish.mp4");
         fs::write(&path, bytes).unwrap();
         let request = publish::Request { path, media_type: None };
@@ -127,23 +134,23 @@ impl Node {
     }
 
     /// Stops the node and gives what its driver said.
-    pub(super) async fn stop(mut self) -> Result<(), RunError> {
+    pub(crate) async fn stop(mut self) -> Result<(), RunError> {
         self.stop.cancel();
         self.running.take().unwrap().await.unwrap()
     }
 
     /// Ends the node without draining, as a dropped task does.
-    pub(super) async fn kill(mut self) {
+    pub(crate) async fn kill(mut self) {
         let running = self.running.take().unwrap();
         running.abort();
         assert!(running.await.unwrap_err().is_cancelled());
     }
 
-    pub(super) fn refusals(&self, reason: &str) -> u64 {
+    pub(crate) fn refusals(&self, reason: &str) -> u64 {
         self.metrics.refusals_total.with_label_values(&[reason]).get()
     }
 
-    pub(super) fn upstream_failures(&self, reason: &str) -> u64 {
+    pub(crate) fn upstream_failures(&self, reason: &str) -> u64 {
         self.metrics.upstream_failures_total.with_label_values(&[reason]).get()
     }
 }
@@ -158,12 +165,12 @@ impl Folder {
 }
 
 /// A viewer that tries once.
-pub(super) fn impatient() -> client::Config {
+pub(crate) fn impatient() -> client::Config {
     client::Config { tries: 1, ..client::Config::default() }
 }
 
 /// Bytes that compress to nothing and repeat nowhere.
-pub(super) fn noise(len: usize, seed: u64) -> Vec<u8> {
+pub(crate) fn noise(len: usize, seed: u64) -> Vec<u8> {
     let mut bytes = vec![0; len];
     let mut hasher = blake3::Hasher::new();
     hasher.update(&seed.to_le_bytes());
@@ -172,21 +179,23 @@ pub(super) fn noise(len: usize, seed: u64) -> Vec<u8> {
 }
 
 /// A blob of noise with its id.
-pub(super) fn blob(len: usize, seed: u64) -> (BlobId, Vec<u8>) {
+pub(crate) fn blob(len: usize, seed: u64) -> (BlobId, Vec<u8>) {
     let bytes = noise(len, seed);
     (BlobId::of(&bytes), bytes)
 }
 
 /// A shard service of a test's own making: proves an identity and says what it is told to.
-pub(super) struct Puppet {
-    pub(super) source: Source,
+pub(crate) struct Puppet {
+    pub(crate) source: Source,
     asked: Arc<AtomicUsize>,
+    /// Who connected, in their order.
+    visitors: Arc<Mutex<Vec<PeerId>>>,
     _running: JoinSet<()>,
 }
 
 impl Puppet {
     /// Answers each request with `answer`, which gets the stream after the request was read.
-    pub(super) fn start<F>(
+    pub(crate) fn start<F>(
         answer: impl Fn(Request, SendStream) -> F + Send + Sync + 'static,
     ) -> Self
     where
@@ -204,15 +213,19 @@ impl Puppet {
         };
         let asked = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&asked);
+        let visitors = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&visitors);
         let answer = Arc::new(answer);
         let mut running = JoinSet::new();
         running.spawn(async move {
             let mut connections = JoinSet::new();
             while let Some(incoming) = endpoint.accept().await {
                 let counter = Arc::clone(&counter);
+                let seen = Arc::clone(&seen);
                 let answer = Arc::clone(&answer);
                 connections.spawn(async move {
                     let Ok(connection) = incoming.await else { return };
+                    seen.lock().unwrap().push(transport::peer_of(&connection).unwrap());
                     let mut streams = JoinSet::new();
                     while let Ok((send, mut receive)) = connection.accept_bi().await {
                         let request = read_request(&mut receive).await;
@@ -222,11 +235,16 @@ impl Puppet {
                 });
             }
         });
-        Self { source, asked, _running: running }
+        Self { source, asked, visitors, _running: running }
+    }
+
+    /// Who connected, in their order.
+    pub(crate) fn visitors(&self) -> Vec<PeerId> {
+        self.visitors.lock().unwrap().clone()
     }
 
     /// Requests that came.
-    pub(super) fn asked(&self) -> usize {
+    pub(crate) fn asked(&self) -> usize {
         self.asked.load(SeqCst)
     }
 }
@@ -236,13 +254,13 @@ async fn read_request(receive: &mut RecvStream) -> Request {
 }
 
 /// A bare connection to a node, for saying what no viewer says.
-pub(super) async fn raw(node: &Node) -> quinn::Connection {
+pub(crate) async fn raw(node: &Node) -> quinn::Connection {
     let endpoint = transport::dialling_endpoint(4 << 20).unwrap();
     raw_from(&endpoint, node).await.unwrap()
 }
 
 /// A bare connection from an endpoint of a test's own.
-pub(super) async fn raw_from(
+pub(crate) async fn raw_from(
     endpoint: &quinn::Endpoint,
     node: &Node,
 ) -> Result<quinn::Connection, quinn::ConnectionError> {
@@ -250,7 +268,8 @@ pub(super) async fn raw_from(
     let config = transport::client_config(
         &identity,
         node.relay.peer_id(),
-        &crate::upstream::PoolConfig::default(),
+        transport::Windows::SHARDS,
+        Duration::from_secs(30),
     );
     endpoint.connect_with(config.unwrap(), node.addr, "x").unwrap().await
 }

@@ -11,8 +11,8 @@ mod pool;
 mod race;
 
 pub use directory::{Directory, DirectoryError, Record, Source};
-pub(crate) use pool::Pool;
 pub use pool::{DialError, PoolConfig};
+pub(crate) use pool::{Pool, dial};
 
 use crate::{
     content::BlobId,
@@ -286,7 +286,9 @@ fn blame(error: &AttemptError) -> (&'static str, Option<Fault>) {
             ExchangeError::TooLittle { .. } => ("too_little", failed),
             ExchangeError::TooMuch(_) => ("too_much", failed),
             ExchangeError::Stalled(_) => ("stalled", failed),
-            ExchangeError::WrongHash(_) => ("wrong_hash", Some(Fault::Corrupt)),
+            ExchangeError::WrongHash(_) | ExchangeError::WrongGroup { .. } => {
+                ("wrong_hash", Some(Fault::Corrupt))
+            }
         },
     }
 }

@@ -126,30 +126,12 @@ impl Pool {
     }
 
     async fn dial(&self, source: &Source) -> Result<Connection, DialError> {
-        let config = transport::client_config(&self.identity, source.peer, &self.config)?;
-        let addrs = source.addrs.iter().copied().take(self.config.addresses);
-        let after = self.config.next_address_after;
-        let within = self.config.connect_timeout;
-        let dialled = staggered(
-            addrs,
-            usize::MAX,
-            |_| after,
-            |addr| {
-                let connecting =
-                    self.endpoint.connect_with(config.clone(), addr, transport::SERVER_NAME);
-                async move {
-                    let connecting =
-                        connecting.map_err(|source| DialError::Address { addr, source })?;
-                    match timeout(within, connecting).await {
-                        Ok(Ok(connection)) => Ok(connection),
-                        Ok(Err(source)) => Err(DialError::Connection { addr, source }),
-                        Err(_) => Err(DialError::Timeout { addr, within }),
-                    }
-                }
-            },
-        );
+        let PoolConfig { idle_timeout, .. } = self.config;
+        let windows = transport::Windows::SHARDS;
+        let config = transport::client_config(&self.identity, source.peer, windows, idle_timeout)?;
+        let dialled = dial(&self.endpoint, &config, &source.addrs, &self.config).await;
         let no_address = DialError::NoAddress(source.peer);
-        dialled.await.map_err(|mut errors| errors.pop().unwrap_or(no_address))
+        dialled.map_err(|mut errors| errors.pop().unwrap_or(no_address))
     }
 
     /// Closes every connection and waits a moment for the peers to be told.
@@ -157,4 +139,31 @@ impl Pool {
         self.endpoint.close(crate::wire::Code::Ok.into(), b"");
         let _ = timeout(Duration::from_millis(500), self.endpoint.wait_idle()).await;
     }
+}
+
+/// Dials a peer's addresses, the next one beside the last when that takes long, and gives the first
+/// connection.
+///
+/// # Errors
+/// Each address's, in the order in which they failed; none when there is no address.
+pub(crate) async fn dial(
+    endpoint: &Endpoint,
+    tls: &quinn::ClientConfig,
+    addrs: &[SocketAddr],
+    config: &PoolConfig,
+) -> Result<Connection, Vec<DialError>> {
+    let within = config.connect_timeout;
+    let attempt = |addr| {
+        let connecting = endpoint.connect_with(tls.clone(), addr, transport::SERVER_NAME);
+        async move {
+            let connecting = connecting.map_err(|source| DialError::Address { addr, source })?;
+            match timeout(within, connecting).await {
+                Ok(Ok(connection)) => Ok(connection),
+                Ok(Err(source)) => Err(DialError::Connection { addr, source }),
+                Err(_) => Err(DialError::Timeout { addr, within }),
+            }
+        }
+    };
+    let addrs = addrs.iter().copied().take(config.addresses);
+    staggered(addrs, usize::MAX, |_| config.next_address_after, attempt).await
 }

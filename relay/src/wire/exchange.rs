@@ -2,7 +2,8 @@
 //!
 //! [`ask`] sends a request and reads the header; the [`Answer`] it gives can only be turned into a
 //! body, whole and of the promised length. [`get_blob`] asks for a blob, and the [`Promised`] it gives
-//! can only be turned into bytes that hash to the id.
+//! can only be turned into bytes that hash to the id. [`get_groups`](super::get_groups) asks for a
+//! blob or a part of it so that every 16 KiB verifies as it arrives.
 
 use super::{
     Busy, Code, Encoding, FrameError, ReadFrameError, Request, Response, Source, UnknownCode,
@@ -71,6 +72,14 @@ pub enum ExchangeError {
     /// All bytes came and are not the blob.
     #[error("the bytes do not hash to {0}")]
     WrongHash(BlobId),
+    /// A group of a verified body, or a node on the way to it, is not the blob's.
+    #[error("group {group} does not hash to {id}")]
+    WrongGroup {
+        /// The blob.
+        id: BlobId,
+        /// Index of the group, in units of 16 KiB.
+        group: u32,
+    },
 }
 
 impl ExchangeError {
@@ -79,7 +88,7 @@ impl ExchangeError {
         matches!(self, Self::Connection(_))
     }
 
-    fn from_read(error: ReadError) -> Self {
+    pub(super) fn from_read(error: ReadError) -> Self {
         match error {
             ReadError::ConnectionLost(error) => Self::Connection(error),
             ReadError::Reset(number) => Self::from_number(number),
@@ -140,6 +149,11 @@ impl Answer {
     /// The header.
     pub fn header(&self) -> &Response {
         &self.header
+    }
+
+    /// The header, and the body yet unread.
+    pub(super) fn into_parts(self) -> (Response, RecvStream) {
+        (self.header, self.body)
     }
 
     /// Reads the body: exactly what was promised and then a clean end. `each` sees every piece as

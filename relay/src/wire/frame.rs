@@ -99,11 +99,14 @@ mod tests {
         any::<[u8; 32]>().prop_map(BlobId)
     }
 
+    fn encoding() -> impl Strategy<Value = Encoding> {
+        prop_oneof![Just(Encoding::Raw), Just(Encoding::Verified)]
+    }
+
     fn request() -> impl Strategy<Value = Request> {
         prop_oneof![
-            (id(), any::<Option<(u64, u64)>>(), any::<bool>()).prop_map(|(id, range, fill)| {
-                Request::Get { id, range, encoding: Encoding::Raw, fill }
-            }),
+            (id(), any::<Option<(u64, u64)>>(), encoding(), any::<bool>())
+                .prop_map(|(id, range, encoding, fill)| Request::Get { id, range, encoding, fill }),
             prop::collection::vec(id(), 0..=MAX_HAS).prop_map(|ids| Request::Has { ids }),
             Just(Request::Status),
         ]
@@ -138,6 +141,11 @@ mod tests {
         expected.extend([7; 32]);
         expected.extend([1, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
         assert_eq!(encode_frame(&get).unwrap(), expected);
+        let Request::Get { id, range, fill, .. } = get else { unreachable!() };
+        let verified = Request::Get { id, range, encoding: Encoding::Verified, fill };
+        let at = expected.len() - 2;
+        expected[at] = 1;
+        assert_eq!(encode_frame(&verified).unwrap(), expected);
         assert_eq!(encode_frame(&Request::Status).unwrap(), [0, 1, 2]);
         let response = Response::ok(1, 2, Some(Source::Disk));
         let expected = [0, 20, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 1, 1, 0];

@@ -19,7 +19,8 @@ pub enum Request {
     Get {
         /// Which blob.
         id: BlobId,
-        /// Bytes wanted, as first and one past the last; `None` for all.
+        /// Bytes wanted, as first and one past the last; `None` for all. Must lie in the blob,
+        /// whatever the encoding.
         range: Option<(u64, u64)>,
         /// How the body is to be sent.
         encoding: Encoding,
@@ -45,6 +46,10 @@ pub enum Encoding {
     /// The bytes alone; the asker verifies when it has them all.
     #[codec(index = 0)]
     Raw,
+    /// The bytes in groups of 16 KiB with the hashes between them, so that each group verifies as
+    /// it arrives. A range is widened to whole groups.
+    #[codec(index = 1)]
+    Verified,
 }
 
 /// Where a blob came from.
@@ -67,7 +72,7 @@ pub enum Source {
 pub struct Response {
     /// What became of the request. Anything but [`Code::Ok`] has no body.
     pub code: Code,
-    /// Bytes of body that follow.
+    /// Bytes of body that follow, hashes between them included.
     pub length: u64,
     /// Length of the whole blob; 0 where none is meant or known.
     pub total: u64,

@@ -1,21 +1,26 @@
 //! A chain in memory: blocks go through the runtime APIs, as on a node.
 
-use codec::Encode;
+use codec::{Decode, Encode};
 use serde_json::Value;
 use sp_api::runtime_decl_for_core::CoreV5 as _;
 use sp_block_builder::runtime_decl_for_block_builder::BlockBuilderV6 as _;
 use sp_consensus_aura::AURA_ENGINE_ID;
-use sp_core::H256;
+use sp_core::{
+    H256,
+    offchain::{TransactionPoolExt, testing::TestTransactionPoolExt},
+};
 use sp_genesis_builder::runtime_decl_for_genesis_builder::GenesisBuilderV1 as _;
 use sp_inherents::InherentData;
 use sp_io::TestExternalities;
 use sp_keyring::Sr25519Keyring;
 use sp_keystore::{KeystoreExt, testing::MemoryKeystore};
 use sp_runtime::{
-    Digest, DigestItem, DispatchError, MultiSignature,
+    ApplyExtrinsicResult, Digest, DigestItem, DispatchError, MultiSignature,
     generic::{Era, SignedPayload},
     traits::Header as _,
+    transaction_validity::{TransactionSource, TransactionValidity},
 };
+use sp_transaction_pool::runtime_api::runtime_decl_for_tagged_transaction_queue::TaggedTransactionQueueV3 as _;
 
 use crate::{
     BlockNumber, Hash, Header, Runtime, RuntimeCall, SLOT_DURATION_MS, Session, TxExtension,
@@ -98,14 +103,39 @@ impl Chain {
         call: impl Into<RuntimeCall>,
     ) -> Result<(), DispatchError> {
         let transaction = self.run(|| signed(who, call.into()));
-        self.block_with(vec![transaction]).remove(0)
+        self.block_with(vec![transaction]).remove(0).unwrap()
     }
 
-    /// Makes a block with `transactions`, which must be valid, and says how each call went.
-    fn block_with(
+    /// What `f` hands to the pool of the node that calls it.
+    pub(super) fn submitted_by(&mut self, f: impl FnOnce()) -> Vec<UncheckedExtrinsic> {
+        let (pool, state) = TestTransactionPoolExt::new();
+        self.state.register_extension(TransactionPoolExt::new(pool));
+        self.state.execute_with(f);
+        let submitted = std::mem::take(&mut state.write().transactions);
+        submitted.iter().map(|bytes| UncheckedExtrinsic::decode(&mut &bytes[..]).unwrap()).collect()
+    }
+
+    /// What the pool is told of `transaction` when it comes from `source`.
+    pub(super) fn validate(
+        &mut self,
+        source: TransactionSource,
+        transaction: UncheckedExtrinsic,
+    ) -> TransactionValidity {
+        let hash = self.hash;
+        self.state.execute_with(|| {
+            sp_io::storage::start_transaction();
+            let validity = Runtime::validate_transaction(source, transaction, hash);
+            sp_io::storage::rollback_transaction();
+            validity
+        })
+    }
+
+    /// Makes a block with `transactions`, and says how each went; those that are not valid are left
+    /// out, as an author does.
+    pub(super) fn block_with(
         &mut self,
         transactions: Vec<UncheckedExtrinsic>,
-    ) -> Vec<Result<(), DispatchError>> {
+    ) -> Vec<ApplyExtrinsicResult> {
         // Blocks are made in consecutive slots, starting well after the epoch.
         let slot = 1_000_000 + u64::from(self.number);
         let digest = Digest { logs: vec![DigestItem::PreRuntime(AURA_ENGINE_ID, slot.encode())] };
@@ -118,8 +148,7 @@ impl Chain {
             for inherent in Runtime::inherent_extrinsics(data) {
                 Runtime::apply_extrinsic(inherent).unwrap().unwrap();
             }
-            let results =
-                transactions.into_iter().map(|t| Runtime::apply_extrinsic(t).unwrap()).collect();
+            let results = transactions.into_iter().map(Runtime::apply_extrinsic).collect();
             (Runtime::finalize_block(), results)
         });
         self.number += 1;

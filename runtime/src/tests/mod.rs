@@ -3,12 +3,22 @@
 //! What single pallets do is tested beside them; here stands what they do together: genesis, the
 //! way of session keys into consensus, and what the runtime APIs answer.
 
+mod audits;
 mod chain;
+mod equivocation;
 
-use codec::Encode;
-use frame_support::{assert_ok, traits::KeyOwnerProofSystem};
-use pallet_reputation::{Component, PeerScore, Scores, bind_payload};
-use pallet_reputation_runtime_api::runtime_decl_for_reputation_api::ReputationApiV1 as _;
+use codec::{Decode, Encode};
+use frame_support::{
+    assert_ok,
+    storage::unhashed,
+    traits::{Get, GetStorageVersion, KeyOwnerProofSystem, StorageVersion, fungible::InspectHold},
+};
+use pallet_reputation::{
+    Earned, HoldReason, Outcome, PeerChange, PeerEarned, PeerScore, Scores, bind_payload,
+};
+use pallet_reputation_runtime_api::{
+    MAX_CHANGES, runtime_decl_for_reputation_api::ReputationApiV2 as _,
+};
 use pallet_session::historical::HistoricalSessions;
 use serde_json::{Value, json};
 use sp_consensus_aura::runtime_decl_for_aura_api::AuraApiV1 as _;
@@ -23,8 +33,8 @@ use sp_runtime::{DispatchError, key_types};
 use sp_session::runtime_decl_for_session_keys::SessionKeysV2 as _;
 
 use crate::{
-    AccountId, Historical, MINUTES, Reputation, Runtime, RuntimeCall, Session, SessionKeys, System,
-    Validators,
+    AccountId, Audits, Balances, DAYS, Historical, MINUTES, Reputation, Runtime, RuntimeCall,
+    Session, SessionKeys, System, Validators,
 };
 use chain::{Chain, genesis_json};
 
@@ -50,6 +60,7 @@ fn sudo(call: impl Into<RuntimeCall>) -> RuntimeCall {
 fn check_state() {
     assert_ok!(Validators::check_state());
     assert_ok!(Reputation::check_state());
+    assert_ok!(Audits::check_state());
 }
 
 #[test]
@@ -78,7 +89,7 @@ fn a_preset_starts_with_the_keys_of_its_validators_in_consensus() {
             let grandpa: Vec<_> = ed25519.iter().map(|key| (key.public().into(), 1)).collect();
             assert_eq!(Runtime::grandpa_authorities(), grandpa);
             let reporters: Vec<_> = sr25519.iter().map(|key| key.public().into()).collect();
-            assert_eq!(pallet_reputation::Reporters::<Runtime>::get().into_inner(), reporters);
+            assert_eq!(pallet_audits::Reporters::<Runtime>::get().into_inner(), reporters);
             assert_eq!(pallet_sudo::Key::<Runtime>::get(), Some(account(Alice)));
             check_state();
         });
@@ -122,14 +133,41 @@ fn reputation_of_genesis_is_answered_by_the_runtime_api() {
     genesis["reputation"]["bindings"] = json!([[format!("0x{}", "07".repeat(32)), account(Alice)]]);
 
     Chain::new(&genesis).run(|| {
-        let peer = PeerScore { key, scores };
-        assert_eq!(Runtime::peers(None, 10), [peer]);
-        assert_eq!(Runtime::peer_score(key), Some(peer));
+        let earned = Earned::new(scores, 0);
+        assert_eq!(Runtime::peers(None, 10), [PeerEarned { key, earned }]);
+        assert_eq!(Runtime::peer_score(key), Some(PeerScore { key, scores }));
         assert_eq!(Runtime::account_scores(account(Alice)), Some(scores));
         assert_eq!(Runtime::account_scores(account(Bob)), None);
         assert_eq!(Runtime::validator_keys(), [key]);
         assert_eq!(Runtime::revision(), 0);
+        assert_eq!(Runtime::changes_since(0), Some(Vec::new()));
+        assert_eq!(Runtime::day(), 0);
         check_state();
+    });
+}
+
+#[test]
+fn scores_are_answered_by_view_functions() {
+    use frame_support::view_functions::ViewFunction;
+    use pallet_reputation::{
+        PageOfScoresViewFunction, ScoreOfAccountViewFunction, ScoreOfPeerViewFunction,
+    };
+    let scores = Scores { director: 900, validator: 800, seeder: 100 };
+    let mut genesis = genesis_json(DEV_RUNTIME_PRESET);
+    genesis["reputation"]["scores"] = json!([[account(Alice), scores]]);
+    genesis["reputation"]["bindings"] = json!([[format!("0x{}", "07".repeat(32)), account(Alice)]]);
+
+    fn ask<V: ViewFunction<ReturnType: Decode> + Encode>(question: V) -> V::ReturnType {
+        let answer = Runtime::execute_view_function(V::id(), question.encode()).unwrap();
+        Decode::decode(&mut &answer[..]).unwrap()
+    }
+    Chain::new(&genesis).run(|| {
+        let of_account = ScoreOfAccountViewFunction::<Runtime>::new(account(Alice));
+        assert_eq!(ask(of_account), Some(scores));
+        let of_peer = ScoreOfPeerViewFunction::<Runtime>::new([7; 32]);
+        assert_eq!(ask(of_peer), Some(PeerScore { key: [7; 32], scores }));
+        let page = PageOfScoresViewFunction::<Runtime>::new(None, 10);
+        assert_eq!(ask(page), [(account(Alice), scores)]);
     });
 }
 
@@ -151,15 +189,23 @@ fn a_binding_and_a_record_go_through_blocks() {
         assert_eq!(Runtime::peer_score(key), Some(PeerScore { key, scores: Scores::default() }));
         assert_eq!(Runtime::revision(), 1);
         assert_eq!(Runtime::validator_keys(), [[0; 32]; 0], "Bob is no validator here");
+        let held = Balances::balance_on_hold(&HoldReason::Binding.into(), &account(Bob));
+        assert!(held > 0, "a deposit");
+        let neutral = PeerChange { key, earned: Some(Earned::default()) };
+        assert_eq!(Runtime::changes_since(0), Some(vec![neutral]));
     });
 
-    let entries = vec![(account(Bob), Component::Seeder, -350)].try_into().unwrap();
+    let entries = vec![(account(Bob), Outcome::AuditFailed, 7)].try_into().unwrap();
     let record = pallet_reputation::Call::record { entries };
     assert_eq!(chain.submit(Bob, record.clone()), Err(DispatchError::BadOrigin));
     chain.submit(Alice, sudo(record)).unwrap();
     chain.run(|| {
-        assert!(Runtime::peer_score(key).unwrap().scores.graylisted());
+        let scores = Scores { seeder: 150, ..Scores::default() };
+        assert_eq!(Runtime::peer_score(key), Some(PeerScore { key, scores }));
+        assert!(scores.graylisted());
         assert_eq!(Runtime::revision(), 2);
+        let change = PeerChange { key, earned: Some(Earned::new(scores, 0)) };
+        assert_eq!(Runtime::changes_since(1), Some(vec![change]));
         check_state();
     });
 }
@@ -172,7 +218,7 @@ fn rotated_keys_author_and_vote_from_the_session_after_next() {
 
     let (keys, proof) = chain.run(|| {
         let generated = Runtime::generate_session_keys(account(Alice).encode(), None);
-        let keys: SessionKeys = codec::Decode::decode(&mut &generated.keys[..]).unwrap();
+        let keys: SessionKeys = Decode::decode(&mut &generated.keys[..]).unwrap();
         assert_eq!(
             Runtime::decode_session_keys(generated.keys),
             Some(keys.clone().into_raw_public_keys())
@@ -194,7 +240,7 @@ fn rotated_keys_author_and_vote_from_the_session_after_next() {
             (
                 Runtime::authorities().contains(&keys.aura),
                 Runtime::grandpa_authorities().contains(&(keys.grandpa.clone(), 1)),
-                pallet_reputation::Reporters::<Runtime>::get().contains(&keys.im_online),
+                pallet_audits::Reporters::<Runtime>::get().contains(&keys.im_online),
             )
         })
     };
@@ -245,7 +291,7 @@ fn governance_exchanges_a_validator() {
     let add_charlie = pallet_validators::Call::add { account: account(Charlie) };
 
     let generated = chain.run(|| Runtime::generate_session_keys(account(Charlie).encode(), None));
-    let keys: SessionKeys = codec::Decode::decode(&mut &generated.keys[..]).unwrap();
+    let keys: SessionKeys = Decode::decode(&mut &generated.keys[..]).unwrap();
     let set_keys = pallet_session::Call::set_keys { keys: keys.clone(), proof: generated.proof };
     chain.submit(Charlie, set_keys).unwrap();
     chain.submit(Alice, sudo(add_charlie)).unwrap();
@@ -270,4 +316,81 @@ fn genesis_with_duplicates_does_not_become_a_chain() {
     let result = std::panic::catch_unwind(|| Chain::new(&genesis));
     let message = *result.err().unwrap().downcast::<String>().unwrap();
     assert!(message.contains("two scores for account"), "{message}");
+}
+
+#[test]
+fn an_unbound_key_is_answered_for_until_a_week_later() {
+    let mut genesis = genesis_json(DEV_RUNTIME_PRESET);
+    genesis["reputation"]["bindings"] = json!([[format!("0x{}", "07".repeat(32)), account(Bob)]]);
+    let mut chain = Chain::new(&genesis);
+    chain.block();
+
+    let key = [7; 32];
+    chain.submit(Bob, pallet_reputation::Call::unbind_peer { key }).unwrap();
+    let leaves = chain.number() + 7 * DAYS;
+    let withdraw = pallet_reputation::Call::withdraw { key };
+    let refused = Err(pallet_reputation::Error::<Runtime>::StillAnswering.into());
+    assert_eq!(chain.submit(Bob, withdraw), refused);
+    chain.run(|| {
+        let binding = pallet_reputation::Bound::<Runtime>::get(key).unwrap();
+        assert_eq!(binding.leaves, Some(leaves));
+        assert!(Runtime::peer_score(key).is_some());
+        check_state();
+    });
+}
+
+#[test]
+fn a_chain_of_the_first_runtime_is_upgraded_in_its_next_block() {
+    let mut chain = Chain::preset(DEV_RUNTIME_PRESET);
+    chain.block();
+    chain.run(|| {
+        // As the first runtime left it.
+        StorageVersion::new(1).put::<Reputation>();
+        let first = frame_system::LastRuntimeUpgradeInfo {
+            spec_version: 1.into(),
+            spec_name: "nsn".into(),
+        };
+        frame_system::LastRuntimeUpgrade::<Runtime>::put(first);
+        let scores_of_bob = pallet_reputation::ScoresOf::<Runtime>::hashed_key_for(account(Bob));
+        let scores = Scores { seeder: 900, ..Scores::default() };
+        unhashed::put(&scores_of_bob, &scores);
+    });
+    chain.block();
+    chain.run(|| {
+        assert_eq!(Reputation::on_chain_storage_version(), 2);
+        assert_eq!(Runtime::account_scores(account(Bob)).unwrap().seeder, 900);
+        check_state();
+    });
+}
+
+#[test]
+fn more_changes_than_an_answer_holds_are_not_told() {
+    use pallet_reputation::{
+        Log, Revision,
+        types::{Logged, Touched},
+    };
+
+    // As many as nodes are told of in one block; a chain with so many bindings would take long.
+    let most: u32 = <<Runtime as pallet_reputation::Config>::MaxTouched as Get<u32>>::get() - 1;
+    Chain::preset(DEV_RUNTIME_PRESET).run(|| {
+        let (mut revision, mut key) = (0u64, 0u32);
+        while key <= MAX_CHANGES {
+            revision += 1;
+            let keys = (key..key + most).map(|key| {
+                let mut bytes = [0; 32];
+                bytes[..4].copy_from_slice(&key.to_be_bytes());
+                Touched::Key(bytes)
+            });
+            let touched = Some(keys.collect::<Vec<_>>().try_into().unwrap());
+            let place = u32::try_from(revision).unwrap();
+            Log::<Runtime>::insert(place, Logged { revision, touched });
+            key += most;
+        }
+        Revision::<Runtime>::put(revision);
+
+        assert_eq!(Runtime::changes_since(0), None);
+        let changes = Runtime::changes_since(1).unwrap();
+        assert_eq!(changes.len(), (key - most) as usize);
+        assert!(changes.iter().all(|change| change.earned.is_none()), "nobody is bound");
+    });
 }

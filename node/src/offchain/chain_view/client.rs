@@ -1,21 +1,15 @@
 //! What the view asks of a chain, and how a full client answers.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-};
+use std::{collections::HashSet, sync::Arc};
 
 use futures::{StreamExt, stream, stream::BoxStream};
 use nsn_runtime::{AccountId, opaque::Block};
-use pallet_reputation_runtime_api::{OverlayKey, ReputationApi, Scores};
+use pallet_reputation_runtime_api::{MAX_PAGE, OverlayKey, PeerChange, PeerEarned, ReputationApi};
 use sc_client_api::{BlockchainEvents, HeaderBackend};
 use sp_api::{ApiError, ProvideRuntimeApi};
 use sp_blockchain::{HeaderMetadata, lowest_common_ancestor};
 
 use super::BlockRef;
-
-/// Peers asked for in one runtime call; the runtime answers no more than this in a page.
-const PAGE: u32 = 1_000;
 
 /// Blocks of distance above which descent is not looked up (it walks headers one by one): the
 /// table is read anew instead, which is right on every fork.
@@ -60,15 +54,29 @@ pub trait Chain: Send + Sync + 'static {
     /// When the state or the runtime API is not there.
     fn revision(&self, at: BlockRef) -> Result<u64, ReadError>;
 
-    /// The scores of all bound keys in the state of `at`, at most `limit` of them.
+    /// The day of `at`, by which scores decay.
     ///
     /// # Errors
     /// As [`Chain::revision`].
-    fn reputation(
+    fn day(&self, at: BlockRef) -> Result<u16, ReadError>;
+
+    /// What changed on the way to `at` since an ancestor that had `revision`, each key once; `None`
+    /// if the chain's log does not tell.
+    ///
+    /// # Errors
+    /// As [`Chain::revision`].
+    fn changes_since(
         &self,
         at: BlockRef,
-        limit: usize,
-    ) -> Result<HashMap<OverlayKey, Scores>, ReadError>;
+        revision: u64,
+    ) -> Result<Option<Vec<PeerChange>>, ReadError>;
+
+    /// All bound keys in the state of `at`, each once, and no more pages of them than needed to pass
+    /// `limit`. At 44 bytes each, the 1,000,000 of a full view are 44 MB.
+    ///
+    /// # Errors
+    /// As [`Chain::revision`].
+    fn peers(&self, at: BlockRef, limit: usize) -> Result<Vec<PeerEarned>, ReadError>;
 
     /// The overlay keys bound to the validators of the state of `at`.
     ///
@@ -127,20 +135,30 @@ where
         Ok(self.0.runtime_api().revision(at.hash)?)
     }
 
-    fn reputation(
+    fn day(&self, at: BlockRef) -> Result<u16, ReadError> {
+        Ok(self.0.runtime_api().day(at.hash)?)
+    }
+
+    fn changes_since(
         &self,
         at: BlockRef,
-        limit: usize,
-    ) -> Result<HashMap<OverlayKey, Scores>, ReadError> {
-        let mut scores = HashMap::new();
-        let mut after = None;
-        while scores.len() < limit {
-            let page = self.0.runtime_api().peers(at.hash, after, PAGE)?;
-            let Some(last) = page.last() else { break };
-            after = Some(last.key);
-            scores.extend(page.into_iter().map(|peer| (peer.key, peer.scores)));
+        revision: u64,
+    ) -> Result<Option<Vec<PeerChange>>, ReadError> {
+        Ok(self.0.runtime_api().changes_since(at.hash, revision)?)
+    }
+
+    fn peers(&self, at: BlockRef, limit: usize) -> Result<Vec<PeerEarned>, ReadError> {
+        let mut peers: Vec<PeerEarned> = Vec::new();
+        // One more than the limit, so that it is known that there are more.
+        while peers.len() <= limit {
+            let after = peers.last().map(|peer| peer.key);
+            let page = self.0.runtime_api().peers(at.hash, after, MAX_PAGE)?;
+            if page.is_empty() {
+                break;
+            }
+            peers.extend(page);
         }
-        Ok(scores)
+        Ok(peers)
     }
 
     fn validators(&self, at: BlockRef) -> Result<HashSet<OverlayKey>, ReadError> {

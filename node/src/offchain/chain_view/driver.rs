@@ -1,78 +1,55 @@
 //! Keeps the snapshot beside the client's heads.
 
-use std::sync::Arc;
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
 
 use arc_swap::ArcSwap;
 use futures::StreamExt;
-use prometheus_endpoint::{
-    CounterVec, Gauge, GaugeVec, Opts, PrometheusError, Registry, U64, register,
-};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{Advance, BlockRef, Chain, ReadError, Snapshot, View, advance};
+use super::{
+    BlockRef, Chain, Metrics, ReadError, Snapshot, View,
+    buffers::Buffers,
+    follow::{self, Moved},
+};
 
-/// What the view does, as `nsn_chain_view_*`.
-#[derive(Clone)]
-pub struct Metrics {
-    block: GaugeVec<U64>,
-    peers: Gauge<U64>,
-    advances: CounterVec<U64>,
-    failures: CounterVec<U64>,
-}
+/// Notifications merged into one refresh; they carry nothing, so the number costs nothing.
+const WAKEUPS: usize = 1_024;
 
-impl Metrics {
-    /// Registers the metrics.
-    ///
-    /// # Errors
-    /// When a name is already taken in `registry`.
-    pub fn register(registry: &Registry) -> Result<Self, PrometheusError> {
-        let block = GaugeVec::new(
-            Opts::new("nsn_chain_view_block", "Height of the block that the view stands at"),
-            &["head"],
-        )?;
-        let advances = CounterVec::new(
-            Opts::new(
-                "nsn_chain_view_advances_total",
-                "Blocks the view moved to, by what became of the reputation table",
-            ),
-            &["head", "table"],
-        )?;
-        let failures = CounterVec::new(
-            Opts::new("nsn_chain_view_failures_total", "Blocks whose state could not be read"),
-            &["head"],
-        )?;
-        Ok(Self {
-            block: register(block, registry)?,
-            peers: register(
-                Gauge::new(
-                    "nsn_chain_view_bound_peers",
-                    "Overlay keys that an account answers for, in the finalised state",
-                )?,
-                registry,
-            )?,
-            advances: register(advances, registry)?,
-            failures: register(failures, registry)?,
-        })
-    }
+/// The two heads, as metric labels.
+const BEST: &str = "best";
+const FINALIZED: &str = "finalized";
+
+/// Those who wait for something to change.
+pub(super) struct Told {
+    /// Grows with what penalties depend on.
+    pub(super) changed: watch::Sender<u64>,
+    /// The block of the best view.
+    pub(super) best: watch::Sender<BlockRef>,
 }
 
 /// Follows the chain until it is told to stop.
 pub struct Driver<C> {
-    chain: Arc<C>,
+    chain: C,
+    /// Locked by one refresh at a time, and by nobody else.
+    buffers: Mutex<Buffers>,
     shared: Arc<ArcSwap<Snapshot>>,
-    changed: watch::Sender<u64>,
+    told: Told,
     metrics: Metrics,
 }
 
 impl<C: Chain> Driver<C> {
-    pub(super) fn new(
+    pub(super) const fn new(
         chain: C,
+        buffers: Buffers,
         shared: Arc<ArcSwap<Snapshot>>,
-        changed: watch::Sender<u64>,
+        told: Told,
         metrics: Metrics,
     ) -> Self {
-        Self { chain: Arc::new(chain), shared, changed, metrics }
+        Self { chain, buffers: Mutex::new(buffers), shared, told, metrics }
     }
 
     /// Runs until `shutdown`, or until the client is gone.
@@ -97,58 +74,92 @@ impl<C: Chain> Driver<C> {
         }
     }
 
-    /// Brings the snapshot to the client's heads.
-    pub(super) fn refresh(&self) {
-        let heads = self.chain.heads();
-        let old = self.shared.load_full();
-        // Finalised first: the new best view then mostly starts from it or from the old best.
-        let finalized = self.next("finalized", &old.finalized, heads.finalized);
-        let best = self.next("best", &old.best, heads.best);
-        let changed = !Arc::ptr_eq(&old.finalized.reputation, &finalized.reputation)
-            || !Arc::ptr_eq(&old.finalized.validators, &finalized.validators);
-        self.metrics.peers.set(finalized.reputation.len() as u64);
-        self.shared.store(Arc::new(Snapshot { best, finalized }));
-        if changed {
-            self.changed.send_modify(|count| *count = count.wrapping_add(1));
+    /// Brings the snapshot to the client's heads, and tells those who watch for changes. Blocks: for
+    /// as long as the runtime calls take.
+    pub fn refresh(&self) {
+        if self.advance() {
+            self.told.changed.send_modify(|count| *count = count.wrapping_add(1));
         }
     }
 
-    /// The view of `target`, or the old one when it cannot be read: a view is always the state of
-    /// the block that it names. The next notification tries again.
-    fn next(&self, head: &'static str, old: &Arc<View>, target: BlockRef) -> Arc<View> {
-        if old.block == target {
-            return old.clone();
-        }
-        match advance(&*self.chain, old, target) {
-            Ok((view, how)) => {
-                self.record(head, target, how);
-                Arc::new(view)
+    /// Brings the snapshot to the client's heads; gives back whether anything that penalties depend
+    /// on is different.
+    pub(super) fn advance(&self) -> bool {
+        // A panic on the way leaves no half-changed table behind, see `Buffers::apply`.
+        let mut buffers = self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
+        let heads = self.chain.heads();
+        let old = self.shared.load_full();
+        // Finalised first: the best view stands on its table.
+        let finalized = if old.finalized.block == heads.finalized {
+            old.finalized.clone()
+        } else {
+            let started = Instant::now();
+            let moved =
+                follow::finalized(&self.chain, &mut buffers, &old.finalized, heads.finalized);
+            self.take(FINALIZED, started, &old.finalized, heads.finalized, moved)
+        };
+        let best = if old.best.block == heads.best && old.best.peers.same_table(&finalized.peers) {
+            old.best.clone()
+        } else {
+            let started = Instant::now();
+            let moved =
+                follow::best(&self.chain, &finalized, &old.best, heads.best, buffers.limit());
+            let best = self.take(BEST, started, &old.best, heads.best, moved);
+            // A best view that cannot be read is no reason to know less than the finalised one.
+            if best.block.number < finalized.block.number { finalized.clone() } else { best }
+        };
+        let changed = differs(&old.finalized, &finalized);
+        self.metrics.finalized(&finalized);
+        let head = best.block;
+        self.shared.store(Arc::new(Snapshot { best, finalized }));
+        self.told.best.send_if_modified(|known| std::mem::replace(known, head) != head);
+        changed
+    }
+
+    /// The view that `head` has moved to, or the old one when it could not be read: a view is always
+    /// the state of the block that it names. The next notification tries again.
+    fn take(
+        &self,
+        head: &'static str,
+        started: Instant,
+        old: &View,
+        target: BlockRef,
+        moved: Result<Moved, ReadError>,
+    ) -> View {
+        match moved {
+            // The same block on the newer table is no step of the chain.
+            Ok(moved) if old.block == target => moved.view,
+            Ok(moved) => {
+                self.metrics.moved(head, &moved, started.elapsed());
+                if moved.applied.refused > 0 {
+                    tracing::warn!(
+                        target: "nsn::chain",
+                        head,
+                        number = target.number,
+                        "{} bound keys are left out: the view is full, and for them this node acts \
+                         as if no account answered",
+                        moved.applied.refused
+                    );
+                }
+                moved.view
             }
             Err(error) => {
-                self.record_failure(head, target, &error);
+                self.metrics.failed(head);
+                tracing::warn!(
+                    target: "nsn::chain",
+                    head,
+                    number = target.number,
+                    "could not read the chain's reputation; going on with the last known: {error}"
+                );
                 old.clone()
             }
         }
     }
-
-    fn record(&self, head: &'static str, target: BlockRef, how: Advance) {
-        self.metrics.block.with_label_values(&[head]).set(u64::from(target.number));
-        self.metrics.advances.with_label_values(&[head, how.label()]).inc();
-        if how == Advance::Reorganised {
-            tracing::debug!(target: "nsn::chain", head, number = target.number, "another fork");
-        }
-    }
-
-    fn record_failure(&self, head: &'static str, target: BlockRef, error: &ReadError) {
-        self.metrics.failures.with_label_values(&[head]).inc();
-        tracing::warn!(
-            target: "nsn::chain",
-            head,
-            number = target.number,
-            "could not read the chain's reputation; going on with the last known: {error}"
-        );
-    }
 }
 
-/// Notifications merged into one refresh; they carry nothing, so the number costs nothing.
-const WAKEUPS: usize = 1_024;
+/// Whether scores or validators may be different: with the day, scores decay.
+fn differs(old: &View, new: &View) -> bool {
+    !old.peers.same(&new.peers)
+        || old.day != new.day
+        || !Arc::ptr_eq(&old.validators, &new.validators)
+}

@@ -2,127 +2,50 @@
 //!
 //! An account carries [`Scores`]; overlay keys are *bound* to an account, which answers for them. A
 //! node meets keys, not accounts, so the questions are by [`OverlayKey`]: [`ReputationApi::peers`]
-//! pages through all of them and [`ReputationApi::revision`] tells whether anything changed since.
+//! pages through all of them, [`ReputationApi::revision`] tells whether anything changed since, and
+//! [`ReputationApi::changes_since`] what.
+//!
+//! The answers hold what was [`Earned`] and when, not what it is worth today: that changes by
+//! itself, by [`Earned::on`] a day, and would change every answer every week.
 //!
 //! [`bind_payload`] is what an overlay key signs to prove that it agrees to a binding. The runtime
 //! verifies it and the node's tools make it, so it lives here, between the two.
+//!
+//! | file | what |
+//! |---|---|
+//! | `lib.rs` | the questions, and what a binding signs |
+//! | `scores.rs` | the three components, and what they amount to |
+//! | `earned.rs` | scores over time: decay |
+//! | `outcome.rs` | the table of what moves a score, and by how much |
 
 #![cfg_attr(not(feature = "std"), no_std)]
 
 extern crate alloc;
 
+mod earned;
+mod outcome;
+mod scores;
+
 use alloc::vec::Vec;
 use codec::{Codec, Decode, DecodeWithMemTracking, Encode, MaxEncodedLen};
 use scale_info::TypeInfo;
-use serde::{Deserialize, Serialize};
+
+pub use earned::{DAYS_PER_WEEK, Earned, decayed};
+pub use outcome::Outcome;
+pub use scores::{Component, GRAYLIST_BELOW, MAX_SCORE, MIN_SCORE, NEUTRAL_SCORE, Scores};
 
 /// The ed25519 public key of an overlay node; its overlay `PeerId` is derived from it.
 pub type OverlayKey = [u8; 32];
 
-/// The least value of a component.
-pub const MIN_SCORE: u16 = 0;
-/// The value a component starts at: nothing good or bad is known.
-pub const NEUTRAL_SCORE: u16 = 500;
-/// The greatest value of a component.
-pub const MAX_SCORE: u16 = 1_000;
-/// A component below this value graylists its account.
-pub const GRAYLIST_BELOW: u16 = 200;
 /// The most peers that one call of [`ReputationApi::peers`] answers with, whatever was asked for
-/// (38 bytes each, so a page is at most about 38 KB).
+/// (44 bytes each, so a page is at most about 44 KB).
 pub const MAX_PAGE: u32 = 1_000;
-
-/// Weights of the components in [`Scores::total`], in percent: director, validator, seeder.
-const WEIGHTS: [u32; 3] = [50, 30, 20];
+/// The most changes that one call of [`ReputationApi::changes_since`] answers with (45 bytes each, so
+/// at most about 0.75 MB). It is more than one window of audits can change.
+pub const MAX_CHANGES: u32 = 16_384;
 
 /// First field of what is signed for a binding: no signature made for anything else fits here.
 const BIND_CONTEXT: [u8; 10] = *b"nsn/bind/1";
-
-/// The three components of an account's reputation, each [`MIN_SCORE`]`..=`[`MAX_SCORE`].
-#[derive(
-    Clone,
-    Copy,
-    Debug,
-    Decode,
-    DecodeWithMemTracking,
-    Deserialize,
-    Encode,
-    Eq,
-    MaxEncodedLen,
-    PartialEq,
-    Serialize,
-    TypeInfo,
-)]
-pub struct Scores {
-    /// For directing: composing what is produced.
-    pub director: u16,
-    /// For validating: blocks and audits.
-    pub validator: u16,
-    /// For seeding: keeping shards and serving them.
-    pub seeder: u16,
-}
-
-impl Default for Scores {
-    /// All components [`NEUTRAL_SCORE`].
-    fn default() -> Self {
-        Self { director: NEUTRAL_SCORE, validator: NEUTRAL_SCORE, seeder: NEUTRAL_SCORE }
-    }
-}
-
-impl Scores {
-    /// The weighed mean of the components: 50 % director, 30 % validator, 20 % seeder, rounded
-    /// down. At most [`MAX_SCORE`] when every component is.
-    pub fn total(&self) -> u16 {
-        let sum: u32 = [self.director, self.validator, self.seeder]
-            .into_iter()
-            .zip(WEIGHTS)
-            .map(|(component, weight)| u32::from(component) * weight)
-            .sum();
-        // The weights add up to 100, so the mean of u16s is a u16.
-        u16::try_from(sum / 100).unwrap_or(u16::MAX)
-    }
-
-    /// Whether any component is below [`GRAYLIST_BELOW`].
-    pub fn graylisted(&self) -> bool {
-        [self.director, self.validator, self.seeder].iter().any(|score| *score < GRAYLIST_BELOW)
-    }
-
-    /// Whether every component is at most [`MAX_SCORE`].
-    pub fn in_range(&self) -> bool {
-        [self.director, self.validator, self.seeder].iter().all(|score| *score <= MAX_SCORE)
-    }
-
-    /// Adds `delta` to `component`, which stays within [`MIN_SCORE`]`..=`[`MAX_SCORE`].
-    pub fn apply(&mut self, component: Component, delta: i16) {
-        let score = match component {
-            Component::Director => &mut self.director,
-            Component::Validator => &mut self.validator,
-            Component::Seeder => &mut self.seeder,
-        };
-        *score = score.saturating_add_signed(delta).clamp(MIN_SCORE, MAX_SCORE);
-    }
-}
-
-/// Names one component of [`Scores`].
-#[derive(
-    Clone,
-    Copy,
-    Debug,
-    Decode,
-    DecodeWithMemTracking,
-    Encode,
-    Eq,
-    MaxEncodedLen,
-    PartialEq,
-    TypeInfo,
-)]
-pub enum Component {
-    /// [`Scores::director`].
-    Director,
-    /// [`Scores::validator`].
-    Validator,
-    /// [`Scores::seeder`].
-    Seeder,
-}
 
 /// A bound overlay key, with the scores of the account that answers for it.
 #[derive(
@@ -144,6 +67,46 @@ pub struct PeerScore {
     pub scores: Scores,
 }
 
+/// A bound overlay key, with what the account that answers for it has earned.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Decode,
+    DecodeWithMemTracking,
+    Encode,
+    Eq,
+    MaxEncodedLen,
+    PartialEq,
+    TypeInfo,
+)]
+pub struct PeerEarned {
+    /// The overlay key.
+    pub key: OverlayKey,
+    /// What its account has earned; neutral if nothing was ever recorded for it.
+    pub earned: Earned,
+}
+
+/// What became of an overlay key since an earlier revision.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Decode,
+    DecodeWithMemTracking,
+    Encode,
+    Eq,
+    MaxEncodedLen,
+    PartialEq,
+    TypeInfo,
+)]
+pub struct PeerChange {
+    /// The overlay key.
+    pub key: OverlayKey,
+    /// What its account has earned now; `None` if no account answers for the key any more.
+    pub earned: Option<Earned>,
+}
+
 /// What the overlay key `key` signs, as plain ed25519, to be bound to `account`: the SCALE encoding
 /// of `("nsn/bind/1", genesis, account, key, nonce)`.
 ///
@@ -163,25 +126,38 @@ pub fn bind_payload(
 
 sp_api::decl_runtime_apis! {
     /// Reputation, as the state of one block has it.
+    ///
+    /// Version 1 answered `peers` with scores that did not decay, and told of no changes.
+    #[api_version(2)]
     pub trait ReputationApi<AccountId>
     where
         AccountId: Codec,
     {
-        /// A counter that grows by one with every call that changes what `peers` answers, and never
-        /// otherwise: while it stands still on a fork, so do the scores.
+        /// A counter that grows by one with every block that changes what `peers` answers: while it
+        /// stands still on a fork, so does what was earned. (It also grows with a block that changed
+        /// something and changed it back.)
         fn revision() -> u64;
 
-        /// The scores of `account`, or `None` if nothing was ever recorded for it (it then counts
-        /// as neutral).
+        /// The day of this block, counted from the chain's first: what [`Earned::on`] is asked.
+        fn day() -> u16;
+
+        /// The scores of `account` as of this block, or `None` if nothing is recorded for it (it
+        /// then counts as neutral).
         fn account_scores(account: AccountId) -> Option<Scores>;
 
-        /// The scores of the account that `key` is bound to, or `None` if `key` is unbound.
+        /// The scores of the account that `key` is bound to as of this block, or `None` if `key` is
+        /// unbound.
         fn peer_score(key: OverlayKey) -> Option<PeerScore>;
 
         /// A page of the bound keys: those after `after` (`None` for the first page), in the
         /// storage map's own fixed order, at most `limit` and at most [`MAX_PAGE`] of them. An
         /// empty page is the end.
-        fn peers(after: Option<OverlayKey>, limit: u32) -> Vec<PeerScore>;
+        fn peers(after: Option<OverlayKey>, limit: u32) -> Vec<PeerEarned>;
+
+        /// What changed after `revision`, each key at most once, in no particular order. `None` if
+        /// the chain no longer knows, never got there, or there is more than [`MAX_CHANGES`] to
+        /// tell: then all `peers` are to be read.
+        fn changes_since(revision: u64) -> Option<Vec<PeerChange>>;
 
         /// The keys that are bound to the validators of the running session. Not covered by
         /// `revision`: sessions change without it.
@@ -196,43 +172,10 @@ sp_api::decl_runtime_apis! {
 mod tests {
     use super::*;
 
-    const fn scores(director: u16, validator: u16, seeder: u16) -> Scores {
-        Scores { director, validator, seeder }
-    }
-
     #[test]
-    fn total_weighs_components_50_30_20() {
-        assert_eq!(Scores::default().total(), 500);
-        assert_eq!(scores(1_000, 0, 0).total(), 500);
-        assert_eq!(scores(0, 1_000, 0).total(), 300);
-        assert_eq!(scores(0, 0, 1_000).total(), 200);
-        assert_eq!(scores(1_000, 1_000, 1_000).total(), MAX_SCORE);
-        assert_eq!(scores(1, 1, 0).total(), 0, "rounded down");
-    }
-
-    #[test]
-    fn one_component_below_200_graylists() {
-        assert!(!scores(200, 200, 200).graylisted());
-        assert!(scores(199, 1_000, 1_000).graylisted());
-        assert!(scores(1_000, 199, 1_000).graylisted());
-        assert!(scores(1_000, 1_000, 199).graylisted());
-    }
-
-    #[test]
-    fn a_delta_moves_one_component_and_saturates_at_the_ends() {
-        let mut s = Scores::default();
-        s.apply(Component::Director, 100);
-        assert_eq!(s, scores(600, 500, 500));
-        s.apply(Component::Validator, i16::MAX);
-        assert_eq!(s, scores(600, MAX_SCORE, 500));
-        s.apply(Component::Seeder, i16::MIN);
-        assert_eq!(s, scores(600, MAX_SCORE, MIN_SCORE));
-        assert!(s.in_range());
-    }
-
-    #[test]
-    fn a_page_of_peers_is_as_large_as_documented() {
-        assert_eq!(PeerScore::max_encoded_len(), 38);
+    fn a_page_and_a_list_of_changes_are_as_large_as_documented() {
+        assert_eq!(PeerEarned::max_encoded_len(), 44);
+        assert_eq!(PeerChange::max_encoded_len(), 45);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 use frame_support::{WeakBoundedVec, traits::OneSessionHandler};
 use sp_runtime::BoundToRuntimeAppPublic;
 
-use crate::{Config, Pallet, Reporters};
+use crate::{Config, Pallet, Reporters, SessionBegins};
 
 /// The reporters' key on sr25519.
 pub mod sr25519 {
@@ -31,7 +31,8 @@ impl<T: Config> BoundToRuntimeAppPublic for Pallet<T> {
 impl<T: Config> Pallet<T> {
     fn replace_reporters(keys: Vec<sr25519::AuthorityId>) {
         // Weakly bounded: a session whose validators outgrew the bound must still begin. The
-        // session manager holds the same bound, so this only speaks up after a wrong upgrade.
+        // session manager holds the same bound, so this only speaks up after a wrong upgrade; who
+        // is beyond it is in no committee.
         Reporters::<T>::put(WeakBoundedVec::force_from(keys, Some("reporters of a session")));
     }
 }
@@ -45,13 +46,19 @@ impl<T: Config> OneSessionHandler<T::AccountId> for Pallet<T> {
         T::AccountId: 'a,
     {
         Self::replace_reporters(validators.map(|(_, key)| key).collect());
+        // The first block that runs is number 1.
+        SessionBegins::<T>::put(1);
     }
 
+    // Called at every beginning of a session, in its first block, whether the keys are others or not.
     fn on_new_session<'a, I>(changed: bool, validators: I, _queued: I)
     where
         I: Iterator<Item = (&'a T::AccountId, Self::Key)> + 'a,
         T::AccountId: 'a,
     {
+        // Its reporters are those of the session that ends.
+        Self::close_window();
+        SessionBegins::<T>::put(Self::now());
         if changed {
             Self::replace_reporters(validators.map(|(_, key)| key).collect());
         }

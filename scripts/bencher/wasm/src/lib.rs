@@ -1,0 +1,1 @@
+//! Nothing: what is wanted is what the build script leaves behind.
