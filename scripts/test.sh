@@ -23,6 +23,9 @@ nsn_env
 
 step "building node and tests (cold: about 20 minutes on 2 cores, warm: a minute)"
 cargo nextest run --workspace --locked --no-run
+# The tests of real processes are run with this program; building it by itself would compile hundreds
+# of dependencies again, for which the workspace as a whole turns on other features.
+export NSN_NODE="$CARGO_TARGET_DIR/debug/nsn-node"
 
 if [ -n "$only" ]; then
     cargo nextest run --workspace --locked --no-fail-fast -E "$only"
