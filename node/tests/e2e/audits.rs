@@ -50,6 +50,33 @@ fn seeder_of(peers: &Value, of: &Value) -> Option<u64> {
     peers.iter().find(|peer| peer["peer_id"] == *of)?["reputation"]["seeder"].as_u64()
 }
 
+/// What `nodes` say of `peer` at one finalised block: all of them the same.
+async fn at_one_block(nodes: &[&Node], peer: &Value) -> Value {
+    let ask = async |node: &Node| {
+        let answer = node.call("p2p_v1_reputation", rpc_params![peer]).await;
+        answer["finalized"].clone()
+    };
+    let mut views = Vec::new();
+    // A block lasts six seconds and the questions milliseconds, so the first round mostly does.
+    for _ in 0..20 {
+        views.clear();
+        for node in nodes {
+            views.push(ask(node).await);
+        }
+        let number = views[0]["number"].as_u64().unwrap();
+        if views.iter().all(|view| view["number"] == number) {
+            break;
+        }
+        nodes[0]
+            .call_until("p2p_v1_reputation", rpc_params![], |answer| {
+                answer["finalized"]["number"].as_u64() > Some(number)
+            })
+            .await;
+    }
+    assert!(views.iter().all(|view| *view == views[0]), "{views:?}");
+    views.remove(0)
+}
+
 /// The sum of a metric's values with this label.
 fn labelled(node: &Node, name: &str, label: &str) -> f64 {
     let text = node.metrics_text();
@@ -90,6 +117,17 @@ async fn who_serves_rises_and_who_withholds_falls_by_audits_alone() {
     let score = rpc_params!["ReputationApi_peer_score", format!("0x{}", key_of(bad))];
     let on_chain = validator.call("state_call", score.clone()).await;
     honest.call_until("state_call", score, |answer| *answer == on_chain).await;
+
+    let view = at_one_block(&[&validator, &honest, &withholder], &of_withholder).await;
+    assert_eq!(
+        (view["peers"].as_u64(), view["digest"].as_str().map(str::len)),
+        (Some(2), Some(64))
+    );
+    assert_eq!(view["peer"]["key"], key_of(bad));
+    assert!(view["peer"]["scores"]["seeder"].as_u64() < Some(500), "{view}");
+    assert!(view["peer"]["total"].as_u64() < Some(500), "{view}");
+    let bad_peer = validator.try_call("p2p_v1_reputation", rpc_params!["nobody"]).await;
+    assert!(bad_peer.unwrap_err().to_string().contains("neither a PeerId nor a key"));
 
     assert!(labelled(&validator, "nsn_audit_probes_total", "outcome=\"served\"") >= 3.0);
     assert!(labelled(&validator, "nsn_audit_probes_total", "outcome=\"not_found\"") >= 2.0);
