@@ -4,10 +4,13 @@
 #
 #   scripts/bench.sh [GROUP] [NAME ...] [--quick] [--compare FILE]
 #
-#   GROUP           chain, or all (which is what there is); the default is all
+#   GROUP           chain, overlay, or all; the default is all
 #   NAME            only the benchmarks whose name begins with one of these, such as chain.feed
 #   --quick         smaller numbers of everything, under two minutes a group
 #   --compare FILE  afterwards, on standard error, each number beside that of an earlier run
+#
+# overlay.slots_missed floods a whole node: the one that NSN_NODE names, or one that is built with the
+# benchmarks.
 #
 # It never fails because of a number: 1 means that a benchmark could not run, 2 that there is none of
 # that group or name. BENCHMARKS.md says what the numbers mean.
@@ -18,13 +21,15 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # Each group's programs: package, target, and what the names of its results begin with.
 chain="nsn-node:chain:chain.feed,chain.snapshot,chain.slash_to_score_ms
     pallet-audits:liars:chain.liars nsn-runtime:report_weight:chain.report_block_weight"
+overlay="nsn-p2p:overlay:overlay."
+groups="chain overlay"
 
 # A number that became worse by more than this many percent is marked. Two runs on the same machine
 # differ by less.
 tolerance=10
 
 usage() {
-    sed -n '2,13s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+    sed -n '2,16s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
 }
 
 group=all
@@ -32,12 +37,12 @@ names=()
 quick=()
 compare=
 [ $# -eq 0 ] || case "$1" in
-    chain | all)
+    chain | overlay | all)
         group=$1
         shift
         ;;
-    overlay | dht | nat | relay)
-        say "there are no benchmarks of the group $1 yet; there is: chain"
+    dht | nat | relay)
+        say "there are no benchmarks of the group $1 yet; there are: $groups"
         exit 2
         ;;
 esac
@@ -53,7 +58,7 @@ while [ $# -gt 0 ]; do
             usage
             exit
             ;;
-        chain.*) names+=("$1") ;;
+        chain.* | overlay.*) names+=("$1") ;;
         *)
             say "no benchmark and no option is named $1"
             usage >&2
@@ -109,37 +114,53 @@ wanted() {
     return 1
 }
 
-builds=()
-for program in $chain; do
-    IFS=: read -r package target _ <<<"$program"
-    builds+=(-p "$package" --bench "$target")
-done
-step "building the benchmarks of $group in release (cold: about 25 minutes on 2 cores, warm: seconds)"
-# Always all of them: another selection of packages turns on other features of dependencies, and
-# would build those anew. What was built is run as it is, for the same reason.
-built=$(cargo bench --locked --no-run --message-format json-render-diagnostics "${builds[@]}" |
-    jq -r 'select(.executable != null and .target.kind == ["bench"]) | "\(.target.name):\(.executable)"') ||
-    die "the benchmarks could not be built"
-
+[ "$group" = all ] || groups=$group
 results=$(mktemp)
 trap 'rm -f "$results"' EXIT
 failed=()
-for program in $chain; do
-    IFS=: read -r package target prints <<<"$program"
-    wanted "$prints" || continue
-    step "running $target of $package"
-    executable=$(sed -n "s/^$target://p" <<<"$built")
-    # Some print more than they are asked for, and what is no result goes where progress goes.
-    "$executable" ${names[@]+"${names[@]}"} ${quick[@]+"${quick[@]}"} |
-        awk -v results="$results" -v names="${names[*]-}" '
-            BEGIN { count = split(names, wanted, " ") }
-            /^{/ {
-                match($0, "\"bench\" *: *\"[^\"]*"); name = substr($0, RSTART, RLENGTH)
-                sub(".*\"", "", name)
-                for (i = 1; i <= count && index(name, wanted[i]) != 1; i++);
-                if (count == 0 || i <= count) { print; fflush(); print >> results; next }
-            }
-            { print > "/dev/stderr" }' || failed+=("$target of $package")
+
+# Builds and runs the programs of one group.
+run_group() {
+    local program package target prints executable built programs=${!1} builds=() any=
+    for program in $programs; do
+        IFS=: read -r package target prints <<<"$program"
+        builds+=(-p "$package" --bench "$target")
+        ! wanted "$prints" || any=yes
+    done
+    [ -n "$any" ] || return 0
+    # What is flooded as a whole is built with what floods it.
+    [ "$1" != overlay ] || [ -n "${NSN_NODE:-}" ] || builds+=(-p nsn-node --bin nsn-node)
+    step "building the benchmarks of $1 in release (cold: about 25 minutes on 2 cores, warm: seconds)"
+    # Always all of a group: another selection of packages turns on other features of dependencies, and
+    # would build those anew. What was built is run as it is, for the same reason.
+    built=$(cargo build --release --locked --message-format json-render-diagnostics "${builds[@]}" |
+        jq -r 'select(.executable != null) | "\(.target.kind[0]):\(.target.name):\(.executable)"') ||
+        die "the benchmarks could not be built"
+    [ "$1" != overlay ] || : "${NSN_NODE:=$(sed -n 's/^bin:nsn-node://p' <<<"$built")}"
+    export NSN_NODE
+    for program in $programs; do
+        IFS=: read -r package target prints <<<"$program"
+        wanted "$prints" || continue
+        step "running $target of $package"
+        executable=$(sed -n "s/^bench:$target://p" <<<"$built")
+        # Some print more than they are asked for, and what is no result goes where progress goes.
+        "$executable" ${names[@]+"${names[@]}"} ${quick[@]+"${quick[@]}"} |
+            awk -v results="$results" -v names="${names[*]-}" '
+                BEGIN { count = split(names, wanted, " ") }
+                /^{/ {
+                    match($0, "\"bench\" *: *\"[^\"]*"); name = substr($0, RSTART, RLENGTH)
+                    sub(".*\"", "", name)
+                    for (i = 1; i <= count && index(name, wanted[i]) != 1; i++);
+                    if (count == 0 || i <= count) {
+                        print; fflush(); print >> results; next
+                    }
+                }
+                { print > "/dev/stderr" }' || failed+=("$target of $package")
+    done
+}
+
+for each in $groups; do
+    run_group "$each"
 done
 
 if [ -n "$compare" ]; then

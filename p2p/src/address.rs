@@ -105,6 +105,48 @@ pub(crate) fn ip_of(addr: &Multiaddr) -> Option<IpAddr> {
     }
 }
 
+/// Whom an IP address stands for when connections are counted: an IPv4 address for itself, an IPv6
+/// address for its /64, which is the least that one customer is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Source([u8; 8]);
+
+impl Source {
+    pub(crate) fn of(ip: IpAddr) -> Self {
+        Self(match ip.to_canonical() {
+            IpAddr::V4(ip) => {
+                let [a, b, c, d] = ip.octets();
+                // Of 0::/8, which nobody has.
+                [0, 0, 0, 0, a, b, c, d]
+            }
+            IpAddr::V6(ip) => {
+                let [a, b, c, d, e, f, g, h, ..] = ip.octets();
+                [a, b, c, d, e, f, g, h]
+            }
+        })
+    }
+}
+
+/// The network that an IP address belongs to, where it counts how many different ones there are: the
+/// /16 of an IPv4 address, the /32 of an IPv6 address. Whoever has many addresses has them in few of
+/// these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct IpGroup([u8; 4]);
+
+impl IpGroup {
+    pub(crate) fn of(ip: IpAddr) -> Self {
+        Self(match ip.to_canonical() {
+            IpAddr::V4(ip) => {
+                let [a, b, ..] = ip.octets();
+                [0, 0, a, b]
+            }
+            IpAddr::V6(ip) => {
+                let [a, b, c, d, ..] = ip.octets();
+                [a, b, c, d]
+            }
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -164,6 +206,20 @@ mod tests {
         let with = addr("/ip4/1.2.3.4/tcp/1").with(Protocol::P2p(peer));
         assert_eq!(without_peer(&with), addr("/ip4/1.2.3.4/tcp/1"));
         assert_eq!(ip_of(&with), Some("1.2.3.4".parse().unwrap()));
+    }
+
+    #[test]
+    fn sources_and_groups_are_as_wide_as_an_owner_of_addresses() {
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let same = |a, b| {
+            (Source::of(ip(a)) == Source::of(ip(b)), IpGroup::of(ip(a)) == IpGroup::of(ip(b)))
+        };
+        assert_eq!(same("8.8.8.8", "8.8.8.9"), (false, true));
+        assert_eq!(same("8.8.8.8", "8.9.8.8"), (false, false));
+        assert_eq!(same("8.8.8.8", "::ffff:8.8.8.8"), (true, true));
+        assert_eq!(same("2606:4700::1", "2606:4700::2"), (true, true));
+        assert_eq!(same("2606:4700::1", "2606:4700:1::1"), (false, true));
+        assert_eq!(same("2606:4700::1", "2606:4701::1"), (false, false));
     }
 
     proptest! {

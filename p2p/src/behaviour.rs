@@ -1,8 +1,10 @@
 //! All network behaviours of the overlay's swarm.
 
 use crate::{
-    Config, Identity, Metrics, Protocols, Reputation, RunError, dht, gossip,
-    peers::{Codec, limits},
+    Config, Identity, Metrics, Protocols, Reputation, RunError,
+    connections::{self, Door},
+    dht, gossip,
+    peers::{Codec, dialling},
 };
 use libp2p::{
     identify, mdns, ping,
@@ -11,15 +13,17 @@ use libp2p::{
 };
 use std::sync::Arc;
 
-/// The behaviours; `limits` comes first, so that what it refuses costs the others nothing.
+/// The behaviours; `connections` comes first, so that what it refuses costs the others nothing.
 #[derive(NetworkBehaviour)]
 pub(crate) struct Behaviour {
-    limits: limits::Behaviour,
+    connections: connections::Behaviour,
+    /// After `connections`, so that a dial refused there is no breaker's trial.
+    pub(crate) dialling: dialling::Behaviour,
     identify: identify::Behaviour,
     ping: ping::Behaviour,
     pub(crate) kad: dht::Behaviour,
-    control: gossip::params::Behaviour,
-    bulk: gossip::params::Behaviour,
+    control: gossip::Watched,
+    bulk: gossip::Watched,
     pub(crate) services: request_response::Behaviour<Codec>,
     mdns: Toggle<mdns::tokio::Behaviour>,
 }
@@ -30,12 +34,15 @@ impl Behaviour {
         identity: &Identity,
         protocols: &Protocols,
         reputation: Arc<dyn Reputation>,
+        door: Door,
         metrics: &Metrics,
     ) -> Result<Self, RunError> {
         let local = identity.peer_id();
         let policy = config.address_policy;
         let gossip = |channel| {
-            gossip::params::behaviour(channel, &config.gossip, policy, protocols, identity)
+            let limits = gossip::params::ControlLimits::OURS;
+            let config = &config.gossip;
+            gossip::params::behaviour(channel, config, policy, protocols, identity, metrics, limits)
         };
         // identify keeps no addresses for dialling: what may be dialled is kad's and ours to say.
         let identify =
@@ -54,7 +61,8 @@ impl Behaviour {
             None
         };
         Ok(Self {
-            limits: limits::Behaviour::new(&config.peers, local, reputation, metrics.clone()),
+            connections: connections::Behaviour::new(door, reputation),
+            dialling: dialling::Behaviour::new(&config.peers.breaker, metrics.clone()),
             identify: identify::Behaviour::new(identify),
             ping: ping::Behaviour::new(ping::Config::new()),
             kad: dht::behaviour(local, &config.dht, policy, protocols),

@@ -1,9 +1,9 @@
 //! Configuration of the overlay. Each domain owns its part.
 
-use crate::{AddressPolicy, BuildError, Multiaddr, bootstrap, dht, gossip, peers};
+use crate::{AddressPolicy, BuildError, Multiaddr, bootstrap, connections, dht, gossip, peers};
 use libp2p::multiaddr::Protocol;
 use serde::{Deserialize, Serialize};
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 /// The overlay's settings. Durations are written like `10s` or `12h`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -20,10 +20,15 @@ pub struct Config {
     pub address_policy: AddressPolicy,
     /// Agent version told to peers. Default `nsn-node/<version>`.
     pub agent: String,
+    /// Folder for what the overlay keeps over a restart: known peers, bans. Made if it is not there.
+    /// Without one, a restart begins with nothing. The node sets it to `overlay` under its base path.
+    #[serde(skip)]
+    pub dir: Option<PathBuf>,
     /// Period of the driver's housekeeping: scores, expiry, retries. Default 1 s.
     #[serde(with = "humantime_serde")]
     pub tick: Duration,
-    /// How long closing all connections may take at shutdown. Default 2 s.
+    /// How long shutdown may take, closing all connections included. Closing one takes at most half
+    /// of it, at any time. Default 2 s.
     #[serde(with = "humantime_serde")]
     pub close_timeout: Duration,
     /// Commands that may wait in the channel of the directory and of the peers; beyond it a call
@@ -36,6 +41,8 @@ pub struct Config {
     pub dht: dht::Config,
     /// Connections and service records.
     pub peers: peers::Config,
+    /// Who is let in.
+    pub admission: connections::Config,
     /// Finding the first peers.
     pub bootstrap: bootstrap::Config,
 }
@@ -51,12 +58,14 @@ impl Default for Config {
             public_addrs: Vec::new(),
             address_policy: AddressPolicy::Global,
             agent: concat!("nsn-node/", env!("CARGO_PKG_VERSION")).to_owned(),
+            dir: None,
             tick: Duration::from_secs(1),
             close_timeout: Duration::from_secs(2),
             command_queue: 1024,
             gossip: gossip::Config::default(),
             dht: dht::Config::default(),
             peers: peers::Config::default(),
+            admission: connections::Config::default(),
             bootstrap: bootstrap::Config::default(),
         }
     }
@@ -93,6 +102,7 @@ impl Config {
         self.gossip.validate()?;
         self.dht.validate()?;
         self.peers.validate()?;
+        self.admission.validate()?;
         self.bootstrap.validate()
     }
 }

@@ -1,12 +1,15 @@
 //! The one task that owns the swarm: select an event or a command, hand it to its domain, apply.
 
 use crate::{
-    AddressPolicy, Config, Deps, Metrics, PeerId, Protocols, RunError,
+    AddressPolicy, Config, Deps, Metrics, PeerId, Protocols, Reputation, RunError,
+    address::ip_of,
     behaviour::{Behaviour, BehaviourEvent},
     bootstrap::{self, Bootstrap},
+    connections::{self, Door},
     dht::{self, Dht},
-    gossip::{self, Channel, Gossip},
-    peers::{self, Changes, Context, Peers},
+    gossip::{self, Channel, Gossip, Heard},
+    identity::key_of,
+    peers::{self, Book, Changes, Context, Peers, Saver},
     transport,
 };
 use futures::StreamExt;
@@ -18,11 +21,12 @@ use libp2p::{
 use std::{
     io,
     net::{SocketAddr, TcpListener},
+    sync::Arc,
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 use tokio::{
     sync::{mpsc, watch},
-    time::{MissedTickBehavior, interval, timeout},
+    time::{MissedTickBehavior, interval, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -46,9 +50,9 @@ impl Driver {
         Self { config, deps, gossip, dht, peers }
     }
 
-    /// Listens, connects and serves until `shutdown` is cancelled; then closes all connections and
-    /// returns, within `close_timeout` twice. Must be called within a tokio runtime. An address that
-    /// cannot be listened on ends it at once.
+    /// Listens, connects and serves until `shutdown` is cancelled; then closes all connections,
+    /// writes the peer book and returns, within `close_timeout`. Must be called within a tokio
+    /// runtime. An address that cannot be listened on ends it at once.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), RunError> {
         let Self { config, deps, gossip, dht, peers } = self;
         // Dropped last, after what would set the gauges.
@@ -62,7 +66,13 @@ impl Driver {
             peers: peers.commands,
             reputation: Some(deps.reputation_changed.clone()),
         };
-        let start = Running::start(config, deps, gossip.topics, peers.changes, &tasks);
+        let kept = connections::load(config.dir.clone()).await;
+        let (keep, changes) = watch::channel(Vec::new());
+        let keeper = tokio::spawn(connections::keep(config.dir.clone(), changes));
+        let local = deps.identity.peer_id();
+        let door = Door::new(&config, local, kept, keep, deps.metrics.clone());
+        let kept = open_book(&config, &deps).await;
+        let start = Running::start(config, deps, door, gossip.topics, peers.changes, kept, &tasks);
         // On the heap, so that the future stays small.
         let mut overlay = Box::new(start?);
         let mut ticks = interval(tick);
@@ -76,17 +86,32 @@ impl Driver {
                     }
                 }
                 input = inbox.next() => overlay.on_input(input),
+                verdicts = overlay.gossip.verdicts() => match verdicts {
+                    Some(batch) => overlay.on_verdicts(batch),
+                    None => break Err(RunError::Validation),
+                },
                 _ = ticks.tick() => overlay.on_tick(),
             }
             overlay.advance();
         };
         // Callers whose commands wait are answered `Closed` from here on.
         drop(inbox);
-        overlay.close(close_timeout).await;
+        // Closing a connection takes at most half of the time, see `transport`; a quarter is left for
+        // what ends after it.
+        let begun = tokio::time::Instant::now();
+        overlay.close(begun + close_timeout * 3 / 4).await;
+        if timeout_at(begun + close_timeout, overlay.peers.save(unix_ms())).await.is_err() {
+            tracing::warn!("the peer book could not be written in time");
+        }
         drop(overlay);
         tasks.close();
-        if timeout(close_timeout, tasks.wait()).await.is_err() {
-            tracing::debug!(left = tasks.len(), "connection tasks did not end in time");
+        let finished = async {
+            tasks.wait().await;
+            // It ends because nobody can change a ban any more.
+            let _ = keeper.await;
+        };
+        if timeout_at(begun + close_timeout, finished).await.is_err() {
+            tracing::warn!(left = tasks.len(), "not all of the overlay ended in time");
         }
         ended
     }
@@ -153,22 +178,43 @@ struct Running {
     peers: Peers,
     bootstrap: Bootstrap,
     changes: watch::Sender<Changes>,
+    door: Door,
+    reputation: Arc<dyn Reputation>,
 }
 
 impl Running {
     fn start(
         config: Config,
         deps: Deps,
+        door: Door,
         topics: Vec<(gossip::Topic, tokio::sync::broadcast::Sender<gossip::Message>)>,
         changes: watch::Sender<Changes>,
+        (book, saver): (Book, Option<Saver>),
         tasks: &TaskTracker,
     ) -> Result<Self, RunError> {
         let Deps { identity, genesis_hash, reputation, metrics, .. } = deps;
         let protocols = Protocols::new(&genesis_hash);
         let policy = config.address_policy;
-        let transport = transport::build(&config, &identity, &metrics)?;
-        let behaviour =
-            Behaviour::new(&config, &identity, &protocols, reputation.clone(), &metrics)?;
+        let transport = transport::build(&config, &identity, &door, &metrics)?;
+        let behaviour = Behaviour::new(
+            &config,
+            &identity,
+            &protocols,
+            reputation.clone(),
+            door.clone(),
+            &metrics,
+        )?;
+        let (gossip, validation) = Gossip::new(
+            config.gossip.clone(),
+            policy,
+            &identity,
+            reputation.clone(),
+            metrics.clone(),
+            topics,
+            Instant::now(),
+        );
+        // Ends when `gossip` is dropped.
+        tasks.spawn(validation.run());
         let tasks = tasks.clone();
         let settings = swarm::Config::with_executor(move |task| {
             tasks.spawn(task);
@@ -184,25 +230,26 @@ impl Running {
         Ok(Self {
             policy,
             public_addrs: config.public_addrs,
-            gossip: Gossip::new(
-                config.gossip.clone(),
-                &identity,
-                reputation.clone(),
-                metrics.clone(),
-                topics,
-            ),
+            gossip,
             dht: Dht::new(&config.dht, policy, reputation.clone(), metrics.clone()),
             peers: Peers::new(
                 &config.peers,
-                policy,
-                identity.clone(),
-                protocols,
-                reputation,
-                metrics,
+                peers::Parts {
+                    policy,
+                    identity: identity.clone(),
+                    protocols,
+                    reputation: reputation.clone(),
+                    metrics,
+                    door: door.clone(),
+                    book,
+                    saver,
+                },
             ),
             bootstrap: Bootstrap::new(&config.bootstrap, identity.peer_id(), Instant::now()),
             swarm,
             changes,
+            door,
+            reputation,
         })
     }
 
@@ -210,7 +257,7 @@ impl Running {
         match input {
             Input::Gossip(command) => {
                 let behaviours = self.swarm.behaviour_mut().gossip();
-                self.gossip.on_command(command, behaviours, unix_ms());
+                self.gossip.on_command(command, behaviours, Instant::now(), unix_ms());
             }
             Input::Dht(command) => {
                 self.dht.on_command(command, &mut self.swarm.behaviour_mut().kad, Instant::now());
@@ -220,7 +267,8 @@ impl Running {
                 peers.on_command(command, cx);
             }
             Input::ReputationChanged => {
-                self.apply_scores();
+                let behaviours = self.swarm.behaviour_mut().gossip();
+                self.gossip.apply_scores(behaviours, Instant::now());
                 let (peers, cx) = self.peers();
                 peers.on_reputation(cx);
             }
@@ -247,16 +295,20 @@ impl Running {
                 self.peers.on_established(peer_id, connection_id, &endpoint, now);
                 self.bootstrap.on_connected(&peer_id, now);
                 let behaviours = self.swarm.behaviour_mut().gossip();
-                self.gossip.apply_scores([&peer_id], behaviours);
+                let ip = ip_of(endpoint.get_remote_address());
+                self.gossip.on_connected(peer_id, ip, behaviours, now);
             }
             SwarmEvent::ConnectionClosed { peer_id, connection_id, .. } => {
-                if self.peers.on_closed(&peer_id, connection_id, now) {
+                if self.peers.on_closed(&peer_id, connection_id, now, unix_ms()) {
                     self.gossip.on_disconnected(&peer_id);
                 }
             }
-            SwarmEvent::OutgoingConnectionError { connection_id, error, .. } => {
+            SwarmEvent::OutgoingConnectionError { peer_id, connection_id, error, .. } => {
                 tracing::debug!(%error, "dialling failed");
-                self.peers.on_dial_failed(connection_id, &error);
+                self.peers.on_dial_failed(peer_id, connection_id, &error);
+                if let Some(peer) = peer_id {
+                    self.bootstrap.on_failed(&peer);
+                }
             }
             SwarmEvent::IncomingConnectionError { error, .. } => {
                 tracing::debug!(%error, "incoming connection failed");
@@ -320,33 +372,50 @@ impl Running {
                 }
             }
             BehaviourEvent::Mdns(mdns::Event::Expired(_)) => {}
-            BehaviourEvent::Limits(never) => match never {},
+            BehaviourEvent::Connections(never) | BehaviourEvent::Dialling(never) => match never {},
         }
     }
 
-    fn on_gossip(&mut self, channel: Channel, event: libp2p::gossipsub::Event) {
+    fn on_gossip(&mut self, channel: Channel, event: Heard) {
         let behaviours = self.swarm.behaviour_mut().gossip();
-        self.gossip.on_event(channel, event, behaviours, unix_ms());
+        self.gossip.on_event(channel, event, behaviours, Instant::now());
+    }
+
+    fn on_verdicts(&mut self, batch: Vec<gossip::Judged>) {
+        let behaviours = self.swarm.behaviour_mut().gossip();
+        self.gossip.on_verdicts(batch, behaviours, Instant::now(), unix_ms());
     }
 
     fn on_tick(&mut self) {
         let now = Instant::now();
         self.dht.on_tick(&mut self.swarm.behaviour_mut().kad, now);
-        self.peers.on_tick(now);
-        self.apply_scores();
-        self.gossip.on_tick(self.swarm.behaviour_mut().gossip());
+        self.peers.on_tick(now, unix_ms());
+        self.swarm.behaviour_mut().dialling.on_tick(now);
+        self.door.on_tick(|peer| key_of(peer).and_then(|key| self.reputation.standing(&key)));
+        self.gossip.on_tick(self.swarm.behaviour_mut().gossip(), now);
         let connected = |peer: &PeerId| self.peers.is_connected(peer);
         for opts in self.bootstrap.due(self.peers.connected_count(), connected, now) {
             self.dial(opts);
         }
+        self.dial_from_book();
         if self.bootstrap.ask_due(self.peers.connected_count(), now) {
             self.dht.look_around(&mut self.swarm.behaviour_mut().kad);
         }
     }
 
-    fn apply_scores(&mut self) {
-        let behaviours = self.swarm.behaviour_mut().gossip();
-        self.gossip.apply_scores(self.peers.connected(), behaviours);
+    fn dial_from_book(&mut self) {
+        let (wanted, retry) = self.bootstrap.wanted_of_book(self.peers.connected_count());
+        if wanted == 0 {
+            return;
+        }
+        let (peers, cx) = self.peers();
+        for (peer, addrs) in peers.pick_from_book(wanted, retry, &cx) {
+            let opts = self.bootstrap.dial_of_book(peer, addrs);
+            if let Err(error) = self.swarm.dial(opts) {
+                tracing::debug!(%peer, %error, "not dialled from the book");
+                self.bootstrap.on_failed(&peer);
+            }
+        }
     }
 
     fn dial(&mut self, opts: swarm::dial_opts::DialOpts) {
@@ -377,7 +446,7 @@ impl Running {
     }
 
     /// Closes all connections, so that peers know at once.
-    async fn close(&mut self, limit: std::time::Duration) {
+    async fn close(&mut self, deadline: tokio::time::Instant) {
         let peers: Vec<PeerId> = self.swarm.connected_peers().copied().collect();
         for peer in peers {
             // Fails only if it has gone meanwhile.
@@ -388,14 +457,26 @@ impl Running {
                 if let SwarmEvent::ConnectionClosed { peer_id, connection_id, .. } =
                     self.swarm.select_next_some().await
                 {
-                    self.peers.on_closed(&peer_id, connection_id, Instant::now());
+                    self.peers.on_closed(&peer_id, connection_id, Instant::now(), unix_ms());
                 }
             }
         };
-        if timeout(limit, closed).await.is_err() {
+        if timeout_at(deadline, closed).await.is_err() {
             tracing::debug!("not all overlay connections closed in time");
         }
     }
+}
+
+/// The peer book as it was kept, and what will keep it.
+async fn open_book(config: &Config, deps: &Deps) -> (Book, Option<Saver>) {
+    let (settings, policy) = (&config.peers.book, config.address_policy);
+    let Some(folder) = &config.dir else { return (Book::new(settings, policy), None) };
+    let saved = Saver::read(folder).await;
+    let dropped = |reason| deps.metrics.book_dropped.with_label_values(&[reason]).inc();
+    let local = deps.identity.peer_id();
+    let book = Book::load(settings, policy, &local, saved, unix_ms(), dropped);
+    tracing::info!(peers = book.len(), "peer book read");
+    (book, Some(Saver::new(folder, settings, Instant::now())))
 }
 
 fn listen(swarm: &mut Swarm<Behaviour>, address: &Multiaddr) -> Result<(), RunError> {
@@ -417,7 +498,7 @@ fn listen(swarm: &mut Swarm<Behaviour>, address: &Multiaddr) -> Result<(), RunEr
 
 /// The socket address of a TCP address with a fixed port.
 fn tcp_of(address: &Multiaddr) -> Option<SocketAddr> {
-    let ip = crate::address::ip_of(address)?;
+    let ip = ip_of(address)?;
     match address.iter().nth(1)? {
         Protocol::Tcp(port) if port != 0 => Some((ip, port).into()),
         _ => None,
@@ -425,7 +506,7 @@ fn tcp_of(address: &Multiaddr) -> Option<SocketAddr> {
 }
 
 /// Milliseconds since the Unix epoch.
-fn unix_ms() -> u64 {
+pub(crate) fn unix_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
@@ -435,7 +516,6 @@ mod tests {
     use super::*;
     use crate::{Identity, testnet};
     use libp2p::{core::transport::ListenerId, kad::Mode};
-    use std::sync::Arc;
 
     /// A public node with one address given by its operator.
     fn running(public: &Multiaddr) -> Running {
@@ -453,7 +533,11 @@ mod tests {
             metrics: Metrics::unregistered().unwrap(),
         };
         let (changes, _) = watch::channel(Changes::default());
-        Running::start(config, deps, Vec::new(), changes, &TaskTracker::new()).unwrap()
+        let (keep, _) = watch::channel(Vec::new());
+        let door = Door::new(&config, deps.identity.peer_id(), vec![], keep, deps.metrics.clone());
+        let book = Book::new(&config.peers.book, config.address_policy);
+        let kept = (book, None);
+        Running::start(config, deps, door, Vec::new(), changes, kept, &TaskTracker::new()).unwrap()
     }
 
     #[tokio::test]

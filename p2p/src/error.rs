@@ -45,6 +45,9 @@ pub enum RunError {
         /// What went wrong.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The task that validates gossip has ended, by a panic.
+    #[error("gossip is no longer validated")]
+    Validation,
     /// Every listener has closed; the node could be reached by nobody.
     #[error("the overlay no longer listens on any address (last reason: {reason})")]
     ListenersGone {

@@ -8,8 +8,9 @@
 //! - **dht** ([`DhtHandle`]): a Kademlia directory of who provides what. Records name peers, never
 //!   addresses. libp2p keeps the routing table and answers queries; the record store and the
 //!   schedule of what is announced when are ours.
-//! - **peers** ([`PeersHandle`]): connections, what is known of each peer, and signed service
-//!   records, which say where a peer's shard service listens.
+//! - **peers** ([`PeersHandle`]): connections, what is known of each peer, bans, and signed service
+//!   records, which say where a peer's shard service listens. Who is let in is decided by
+//!   [`connections`], before the handshake as far as the address tells.
 //!
 //! ```text
 //!   caller ── GossipHandle ──┐ bounded                     ┌── gossip::Gossip
@@ -21,7 +22,7 @@
 //! [`build`] makes the handles and the [`Driver`] and touches neither network nor disk. The driver
 //! is one task: it selects an event or a command, hands it to the one domain that owns the state,
 //! and applies what comes back. What is decided is decided by plain functions of state, input and
-//! `now`: [`gossip::score`], [`gossip::validate`], [`dht::Schedule`], [`dht::Store`],
+//! `now`: [`gossip::score`], [`gossip::validate`], [`gossip::ledger`], [`dht::Schedule`], [`dht::Store`],
 //! [`peers::ServiceRecord`] and [`bootstrap::Schedule`] hold no clock, socket or randomness.
 //!
 //! # Bounds
@@ -40,9 +41,11 @@ mod behaviour;
 pub mod bootstrap;
 mod builder;
 mod config;
+pub mod connections;
 pub mod dht;
 mod driver;
 mod error;
+mod file;
 pub mod gossip;
 pub mod identity;
 mod metrics;

@@ -3,7 +3,7 @@
 //! The names under `nsn_p2p_` and `nsn_p2p_kademlia_` that dashboards know are fixed; labels are
 //! added only where one number would hide a reason.
 
-use crate::{dht, gossip::Topic, peers};
+use crate::{connections::Refused, dht, gossip::GossipMetrics, peers};
 use prometheus_endpoint::{
     Counter, CounterVec, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, Opts,
     PrometheusError, Registry, U64, exponential_buckets, prometheus::core::Collector, register,
@@ -25,13 +25,7 @@ pub struct Metrics {
     pub(crate) connection_duration: Histogram,
     pub(crate) commands_refused: CounterVec<U64>,
 
-    pub(crate) gossip_mesh_size: GaugeVec<U64>,
-    pub(crate) gossip_sent: CounterVec<U64>,
-    pub(crate) gossip_received: CounterVec<U64>,
-    pub(crate) gossip_refused: CounterVec<U64>,
-    pub(crate) gossip_missed: CounterVec<U64>,
-    pub(crate) gossip_validation: Histogram,
-    pub(crate) gossip_message_bytes: Histogram,
+    pub(crate) gossip: GossipMetrics,
 
     pub(crate) kad_routing_table_size: Gauge<U64>,
     pub(crate) kad_query_duration: HistogramVec,
@@ -43,6 +37,20 @@ pub struct Metrics {
     pub(crate) kad_records_refused: CounterVec<U64>,
 
     pub(crate) service_records_refused: CounterVec<U64>,
+
+    pub(crate) connections_open: GaugeVec<U64>,
+    pub(crate) connections_pending: GaugeVec<U64>,
+    pub(crate) connections_displaced: Counter<U64>,
+    pub(crate) connections_proofs_asked: Counter<U64>,
+    pub(crate) admission_recent_sources: Gauge<U64>,
+    pub(crate) admission_known_sources: Gauge<U64>,
+    pub(crate) bans: GaugeVec<U64>,
+    pub(crate) breakers_open: Gauge<U64>,
+    pub(crate) breakers_opened: Counter<U64>,
+    pub(crate) dials_denied: CounterVec<U64>,
+    pub(crate) book_peers: Gauge<U64>,
+    pub(crate) book_dropped: CounterVec<U64>,
+    pub(crate) kad_routing_refused: CounterVec<U64>,
 }
 
 impl Metrics {
@@ -87,41 +95,7 @@ impl Metrics {
                 "Calls refused because a command channel was full, by handle",
                 &["handle"],
             )?,
-            gossip_mesh_size: m.gauges(
-                "gossipsub_mesh_size",
-                "Peers in the mesh of each topic",
-                &["topic"],
-            )?,
-            gossip_sent: m.counters(
-                "gossipsub_messages_sent_total",
-                "Messages published here, or accepted and offered to the mesh",
-                &["topic"],
-            )?,
-            gossip_received: m.counters(
-                "gossipsub_messages_received_total",
-                "Messages received for the first time, valid or not",
-                &["topic"],
-            )?,
-            gossip_refused: m.counters(
-                "gossipsub_messages_refused_total",
-                "Messages ignored or rejected by validation, by reason",
-                &["topic", "reason"],
-            )?,
-            gossip_missed: m.counters(
-                "gossipsub_messages_missed_total",
-                "Messages that a slow local subscriber missed, the oldest first",
-                &["topic"],
-            )?,
-            gossip_validation: m.histogram(
-                "gossipsub_validation_seconds",
-                "Time to validate one message",
-                exponential_buckets(0.000_001, 4.0, 10)?,
-            )?,
-            gossip_message_bytes: m.histogram(
-                "gossipsub_message_bytes",
-                "Size of received messages",
-                exponential_buckets(64.0, 4.0, 10)?,
-            )?,
+            gossip: GossipMetrics::make(m)?,
             kad_routing_table_size: m
                 .gauge("kademlia_routing_table_size", "Peers in the routing table")?,
             kad_query_duration: m.histograms(
@@ -155,16 +129,66 @@ impl Metrics {
                 "Service records that did not verify, by reason",
                 &["reason"],
             )?,
+            connections_open: m.gauges(
+                "connections_open",
+                "Established connections, by who opened them",
+                &["direction"],
+            )?,
+            connections_pending: m.gauges(
+                "connections_pending",
+                "Connections that are shaking hands, by who opens them",
+                &["direction"],
+            )?,
+            connections_displaced: m.counter(
+                "connections_displaced_total",
+                "Connections of strangers closed to make room for known peers",
+            )?,
+            connections_proofs_asked: m.counter(
+                "connections_proofs_asked_total",
+                "Inbound connections that had to prove their address first (QUIC Retry)",
+            )?,
+            admission_recent_sources: m.gauge(
+                "admission_recent_sources",
+                "Sources that used a part of their connection rate lately",
+            )?,
+            admission_known_sources: m
+                .gauge("admission_known_sources", "Sources that a good peer was seen at lately")?,
+            bans: m.gauges("bans", "Bans in force, by what is banned", &["target"])?,
+            breakers_open: m.gauge("breakers_open", "Peers not dialled for a while")?,
+            breakers_opened: m
+                .counter("breakers_opened_total", "Times a peer was left alone from then on")?,
+            dials_denied: m.counters(
+                "dials_denied_total",
+                "Dials this node did not make, by reason",
+                &["reason"],
+            )?,
+            book_peers: m.gauge("book_peers", "Peers in the peer book")?,
+            book_dropped: m.counters(
+                "book_dropped_total",
+                "Peers of the written book that were not taken over, by reason",
+                &["reason"],
+            )?,
+            kad_routing_refused: m.counters(
+                "kademlia_routing_refused_total",
+                "Peers not let into the routing table, by reason",
+                &["reason"],
+            )?,
         };
         // What has labels is shown only once it was touched; dashboards want the zero.
-        for topic in Topic::ALL {
-            let label = [topic.label()];
-            this.gossip_mesh_size.with_label_values(&label).set(0);
-            this.gossip_sent.with_label_values(&label).inc_by(0);
-            this.gossip_received.with_label_values(&label).inc_by(0);
-        }
         for reason in peers::FAILURES {
             this.connections_failed.with_label_values(&[reason]).inc_by(0);
+        }
+        for reason in Refused::ALL {
+            this.connections_refused.with_label_values(&[reason.label()]).inc_by(0);
+        }
+        for reason in peers::dialling::DENIALS {
+            this.dials_denied.with_label_values(&[reason]).inc_by(0);
+        }
+        for reason in peers::DROPPED {
+            this.book_dropped.with_label_values(&[reason]).inc_by(0);
+        }
+        for reason in dht::ROUTING_REFUSALS {
+            this.kad_routing_refused.with_label_values(&[reason.label()]).inc_by(0);
         }
         for kind in dht::QUERY_KINDS {
             this.kad_query_duration.with_label_values(&[kind]);
@@ -180,17 +204,26 @@ impl Metrics {
             &self.kad_routing_table_size,
             &self.kad_records,
             &self.kad_provided,
+            &self.breakers_open,
+            &self.book_peers,
         ] {
             gauge.set(0);
         }
-        for topic in Topic::ALL {
-            self.gossip_mesh_size.with_label_values(&[topic.label()]).set(0);
+        self.gossip.ended();
+        self.admission_recent_sources.set(0);
+        self.admission_known_sources.set(0);
+        for direction in ["inbound", "outbound"] {
+            self.connections_open.with_label_values(&[direction]).set(0);
+            self.connections_pending.with_label_values(&[direction]).set(0);
+        }
+        for target in ["ip", "peer"] {
+            self.bans.with_label_values(&[target]).set(0);
         }
     }
 }
 
 /// Makes metrics under the overlay's prefix, registered or not.
-struct Maker<'a>(Option<&'a Registry>);
+pub(crate) struct Maker<'a>(Option<&'a Registry>);
 
 impl Maker<'_> {
     fn keep<T: Clone + Collector + 'static>(&self, metric: T) -> Result<T, PrometheusError> {
@@ -200,11 +233,11 @@ impl Maker<'_> {
         }
     }
 
-    fn counter(&self, name: &str, help: &str) -> Result<Counter<U64>, PrometheusError> {
+    pub(crate) fn counter(&self, name: &str, help: &str) -> Result<Counter<U64>, PrometheusError> {
         self.keep(Counter::with_opts(opts(name, help))?)
     }
 
-    fn counters(
+    pub(crate) fn counters(
         &self,
         name: &str,
         help: &str,
@@ -213,11 +246,11 @@ impl Maker<'_> {
         self.keep(CounterVec::new(opts(name, help), labels)?)
     }
 
-    fn gauge(&self, name: &str, help: &str) -> Result<Gauge<U64>, PrometheusError> {
+    pub(crate) fn gauge(&self, name: &str, help: &str) -> Result<Gauge<U64>, PrometheusError> {
         self.keep(Gauge::with_opts(opts(name, help))?)
     }
 
-    fn gauges(
+    pub(crate) fn gauges(
         &self,
         name: &str,
         help: &str,
@@ -226,7 +259,7 @@ impl Maker<'_> {
         self.keep(GaugeVec::new(opts(name, help), labels)?)
     }
 
-    fn histogram(
+    pub(crate) fn histogram(
         &self,
         name: &str,
         help: &str,
@@ -236,7 +269,7 @@ impl Maker<'_> {
         self.keep(Histogram::with_opts(opts)?)
     }
 
-    fn histograms(
+    pub(crate) fn histograms(
         &self,
         name: &str,
         help: &str,
@@ -288,6 +321,7 @@ mod tests {
             "nsn_p2p_gossipsub_messages_sent_total",
             "nsn_p2p_gossipsub_messages_received_total",
             "nsn_p2p_gossipsub_validation_seconds",
+            "nsn_p2p_gossipsub_duplicates_total{topic=\"video\"} 0",
             "nsn_p2p_gossipsub_message_bytes",
             "nsn_p2p_kademlia_routing_table_size",
             "nsn_p2p_kademlia_query_duration_seconds_count{kind=\"find\"} 0",

@@ -29,8 +29,8 @@ impl Protocols {
         self.name("services/1")
     }
 
-    /// gossipsub appends its own `/1.1.0`.
-    pub(crate) fn control(&self) -> String {
+    /// Gossip on the control topics. gossipsub appends its own `/1.1.0`.
+    pub fn control(&self) -> String {
         format!("{}/control", self.prefix)
     }
 

@@ -199,7 +199,8 @@ pub fn start(params: Params<'_>) -> Result<Offchain, StartError> {
     let inbox = Inbox::at(inbox_path.clone())
         .map_err(|source| StartError::Folder { path: inbox_path, source })?;
 
-    let overlay_config = settings.overlay.clone();
+    let overlay_config =
+        nsn_p2p::Config { dir: Some(base_path.join("overlay")), ..settings.overlay.clone() };
     let mut shard_config = settings.shards.clone();
     // Whoever asks the directory waits for its two steps; less would throw away what the first found.
     shard_config.upstream.directory_timeout = shard_config

@@ -1,16 +1,29 @@
 //! `p2p_v1_*`: the overlay of this node.
 
-use std::sync::Arc;
+mod topics;
 
-use jsonrpsee::{Extensions, core::RpcResult, proc_macros::rpc};
-use nsn_p2p::{Overlay, OverlayKey, PeerId, dht, identity, peers};
+use std::{sync::Arc, time::Duration};
+
+use jsonrpsee::{
+    Extensions, PendingSubscriptionSink,
+    core::{RpcResult, SubscriptionResult},
+    proc_macros::rpc,
+};
+use nsn_p2p::{
+    Overlay, OverlayKey, PeerId,
+    connections::{self, BanError, BanTarget},
+    dht, gossip, identity, peers,
+};
 use pallet_reputation_runtime_api::Scores;
 use sc_rpc_api::check_if_safe;
 use serde::Serialize;
+use sp_core::Bytes;
 use tokio::sync::Mutex;
 
 use super::{bad_argument, down, failed};
 use crate::offchain::{Handles, chain_view};
+pub use topics::TopicMessage;
+use topics::Topics;
 
 /// What `p2p_v1_status` answers.
 #[derive(Clone, Debug, Serialize)]
@@ -20,6 +33,18 @@ pub struct Status {
     pub overlay: peers::Status,
     /// The directory: what is provided, held and looked up.
     pub directory: dht::Status,
+}
+
+/// What `p2p_v1_peer` answers.
+#[derive(Clone, Debug, Serialize)]
+pub struct Peer {
+    /// Its connection, what the book has kept of it, and whether it is left alone.
+    #[serde(flatten)]
+    pub known: peers::KnownPeer,
+    /// The ban in force against it; null if there is none. Bans of addresses are in `p2p_v1_bans`.
+    pub ban: Option<connections::Ban>,
+    /// Why it is scored so, in numbers and in words.
+    pub gossip: gossip::PeerScore,
 }
 
 /// What `p2p_v1_reputation` answers.
@@ -103,11 +128,60 @@ pub trait P2pApi {
     #[method(name = "p2p_v1_peers", with_extensions)]
     async fn peers(&self) -> RpcResult<Vec<peers::PeerView>>;
 
+    /// All that this node knows of one peer (a PeerId, or an overlay key in hexadecimal), connected or
+    /// not: connection, book, failing dials, ban, and why it is scored so, in words. Tells addresses,
+    /// so unsafe.
+    #[method(name = "p2p_v1_peer", with_extensions)]
+    async fn peer(&self, peer: String) -> RpcResult<Peer>;
+
+    /// The peers whose dials failed of late, each with how often, why, and when it is tried again.
+    /// Unsafe.
+    #[method(name = "p2p_v1_breakers", with_extensions)]
+    async fn breakers(&self) -> RpcResult<Vec<peers::BreakerView>>;
+
     /// The reputation that this node goes by, at its finalised and its best block: block, revision,
     /// number of bound keys, and a digest of them all by which nodes can be compared. With `peer` (a
     /// PeerId, or an overlay key in hexadecimal), that peer's scores too.
     #[method(name = "p2p_v1_reputation")]
     async fn reputation(&self, peer: Option<String>) -> RpcResult<Reputation>;
+
+    /// Signs `payload` (`0x` and hexadecimal digits; at most 1 MiB, 16 MiB on `video`) with this
+    /// node's overlay key and sends it to the peers that listen to `topic` (a short name as `tasks`,
+    /// or the one on the wire). Answers null once it is in their queues, which is no promise of
+    /// delivery. Speaks in this node's name, so unsafe.
+    #[method(name = "p2p_v1_publish", with_extensions)]
+    async fn publish(&self, topic: String, payload: Bytes) -> RpcResult<()>;
+
+    /// Shuts out `target`, a PeerId or an IP address (an IPv6 address stands for its /64): its
+    /// connections are closed at once, and it is neither let in nor dialled, over restarts too, for
+    /// `seconds` or for good. `reason` is kept with it, at most 200 bytes. Takes the place of an
+    /// earlier ban of the same target; answers the ban as it is in force. Unsafe.
+    #[method(name = "p2p_v1_ban", with_extensions)]
+    async fn ban(
+        &self,
+        target: String,
+        seconds: Option<u64>,
+        reason: Option<String>,
+    ) -> RpcResult<connections::Ban>;
+
+    /// Lifts a ban, and answers it. Unsafe.
+    #[method(name = "p2p_v1_unban", with_extensions)]
+    async fn unban(&self, target: String) -> RpcResult<connections::Ban>;
+
+    /// The bans in force, the oldest first. Tells addresses, so unsafe.
+    #[method(name = "p2p_v1_bans", with_extensions)]
+    async fn bans(&self) -> RpcResult<Vec<connections::Ban>>;
+
+    /// The messages that others publish on `topic` from now on and that pass validation: for
+    /// programs whose payloads the node itself does not read. Who reads too slowly misses the oldest
+    /// ones (all but the last 256, or 16 of `video`) and is told how many. At most 32 at a time on
+    /// the whole node.
+    #[subscription(
+        name = "p2p_v1_subscribe" => "p2p_v1_message",
+        unsubscribe = "p2p_v1_unsubscribe",
+        item = TopicMessage
+    )]
+    async fn subscribe(&self, topic: String) -> SubscriptionResult;
 }
 
 /// Answers the methods.
@@ -115,12 +189,13 @@ pub struct P2p {
     offchain: Handles,
     /// Held while a digest is worked out: one at a time, since anybody may ask for it.
     digesting: Arc<Mutex<()>>,
+    topics: Topics,
 }
 
 impl P2p {
     /// Answers from `offchain`.
     pub fn new(offchain: Handles) -> Self {
-        Self { offchain, digesting: Arc::default() }
+        Self { offchain, digesting: Arc::default(), topics: Topics::default() }
     }
 
     fn overlay(&self) -> RpcResult<Overlay> {
@@ -142,6 +217,23 @@ impl P2pApiServer for P2p {
         self.overlay()?.peers.list().await.map_err(failed)
     }
 
+    async fn peer(&self, ext: &Extensions, peer: String) -> RpcResult<Peer> {
+        check_if_safe(ext)?;
+        let id = peer_id(&peer).map_err(bad_argument)?;
+        let Overlay { gossip, peers, .. } = self.overlay()?;
+        let bans = peers.bans().await.map_err(failed)?;
+        Ok(Peer {
+            known: peers.known(id).await.map_err(failed)?,
+            ban: bans.into_iter().find(|ban| ban.target == BanTarget::Peer(id)),
+            gossip: gossip.peer(id).await.map_err(failed)?,
+        })
+    }
+
+    async fn breakers(&self, ext: &Extensions) -> RpcResult<Vec<peers::BreakerView>> {
+        check_if_safe(ext)?;
+        self.overlay()?.peers.breakers().await.map_err(failed)
+    }
+
     async fn reputation(&self, peer: Option<String>) -> RpcResult<Reputation> {
         let key = peer.map(|peer| overlay_key(&peer)).transpose().map_err(bad_argument)?;
         // Goes into the task: that goes on even if the caller leaves. The snapshot is taken after
@@ -155,6 +247,56 @@ impl P2pApiServer for P2p {
             Reputation { finalized, best }
         };
         tokio::task::spawn_blocking(answer).await.map_err(failed)
+    }
+
+    async fn publish(&self, ext: &Extensions, topic: String, payload: Bytes) -> RpcResult<()> {
+        check_if_safe(ext)?;
+        let topic = topic.parse().map_err(bad_argument)?;
+        Ok(topics::publish(&self.overlay()?.gossip, topic, payload.0).await?)
+    }
+
+    async fn ban(
+        &self,
+        ext: &Extensions,
+        target: String,
+        seconds: Option<u64>,
+        reason: Option<String>,
+    ) -> RpcResult<connections::Ban> {
+        check_if_safe(ext)?;
+        let target = target.parse().map_err(bad_argument)?;
+        let duration = seconds.map(Duration::from_secs);
+        let banned = self.overlay()?.peers.ban(target, duration, reason.unwrap_or_default()).await;
+        banned.map_err(|error| match error {
+            BanError::Reason | BanError::Duration | BanError::OwnKey => bad_argument(error),
+            BanError::Full | BanError::Busy | BanError::Closed(_) => failed(error),
+        })
+    }
+
+    async fn unban(&self, ext: &Extensions, target: String) -> RpcResult<connections::Ban> {
+        check_if_safe(ext)?;
+        let target = target.parse().map_err(bad_argument)?;
+        self.overlay()?.peers.unban(target).await.map_err(failed)
+    }
+
+    async fn bans(&self, ext: &Extensions) -> RpcResult<Vec<connections::Ban>> {
+        check_if_safe(ext)?;
+        self.overlay()?.peers.bans().await.map_err(failed)
+    }
+
+    async fn subscribe(
+        &self,
+        pending: PendingSubscriptionSink,
+        topic: String,
+    ) -> SubscriptionResult {
+        let asked = topic.parse().map_err(bad_argument).and_then(|topic| {
+            let heard = self.overlay()?.gossip.subscribe(topic).map_err(failed)?;
+            Ok((heard, self.topics.place()?))
+        });
+        match asked {
+            Ok((heard, place)) => topics::hand_on(pending, heard, place).await,
+            Err(error) => pending.reject(error).await,
+        }
+        Ok(())
     }
 }
 
@@ -170,6 +312,12 @@ fn overlay_key(peer: &str) -> Result<OverlayKey, String> {
     identity::key_of(&id).ok_or_else(|| format!("{id} has no ed25519 key, as overlay peers have"))
 }
 
+/// The PeerId that `peer` names, as [`overlay_key`] reads it.
+fn peer_id(peer: &str) -> Result<PeerId, String> {
+    let key = overlay_key(peer)?;
+    identity::peer_id_of(&key).ok_or_else(|| format!("{peer:?} is no ed25519 key"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -181,6 +329,7 @@ mod tests {
         assert_eq!(overlay_key(&peer.peer_id().to_string()), Ok(key));
         assert_eq!(overlay_key(&hex::encode(key)), Ok(key));
         assert_eq!(overlay_key(&format!("0x{}", hex::encode(key))), Ok(key));
+        assert_eq!(peer_id(&hex::encode(key)), Ok(peer.peer_id()));
     }
 
     #[test]

@@ -78,7 +78,7 @@ async fn at_one_block(nodes: &[&Node], peer: &Value) -> Value {
 }
 
 /// The sum of a metric's values with this label.
-fn labelled(node: &Node, name: &str, label: &str) -> f64 {
+pub(crate) fn labelled(node: &Node, name: &str, label: &str) -> f64 {
     let text = node.metrics_text();
     let lines = text.lines().filter(|line| line.starts_with(name) && line.contains(label));
     lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()

@@ -107,8 +107,18 @@ async fn what_changes_things_is_refused_where_only_safe_calls_are_served() {
     }
     node.try_call("content_v1_inbox", rpc_params![]).await.unwrap_err();
     node.call_until("p2p_v1_status", rpc_params![], |_| true).await;
-    let peers = node.try_call("p2p_v1_peers", rpc_params![]).await.unwrap_err();
-    assert!(peers.to_string().contains("unsafe"), "{peers}");
+    for (method, params) in [
+        ("p2p_v1_peers", rpc_params![]),
+        ("p2p_v1_peer", rpc_params!["00".repeat(32)]),
+        ("p2p_v1_breakers", rpc_params![]),
+        ("p2p_v1_bans", rpc_params![]),
+        ("p2p_v1_ban", rpc_params!["8.8.8.8"]),
+        ("p2p_v1_unban", rpc_params!["8.8.8.8"]),
+        ("p2p_v1_publish", rpc_params!["tasks", "0x00"]),
+    ] {
+        let error = node.try_call(method, params).await.unwrap_err();
+        assert!(error.to_string().contains("unsafe"), "{method}: {error}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -17,6 +17,7 @@ mod main_job;
 mod operations;
 mod own_chain;
 mod reputation;
+mod topics;
 
 #[path = "../common/tx.rs"]
 mod tx;

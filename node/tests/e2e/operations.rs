@@ -2,7 +2,11 @@
 
 use jsonrpsee::rpc_params;
 
-use crate::harness::{Node, PATIENCE, Setup, run};
+use crate::{
+    audits::labelled,
+    harness::{Node, PATIENCE, Setup, run},
+    main_job::relay_setup,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_panic_in_a_service_does_not_stop_blocks_and_the_service_comes_back() {
@@ -124,4 +128,42 @@ async fn the_usual_subcommands_work() {
     let config: serde_json::Value = serde_json::from_slice(&config.stdout).unwrap();
     assert_eq!(config["relay"], true);
     assert_eq!(config["shards"]["cache"]["capacity"], 5_u64 << 30);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_banned_peer_leaves_and_stays_out_over_a_restart_until_it_is_unbanned() {
+    let dir = tempfile::tempdir().unwrap();
+    let setup = Setup::dev(
+        &dir.path().join("origin"),
+        &["--alice", "--validator", "--force-authoring", "--rpc-methods=unsafe"],
+    );
+    let banning = Node::start(&setup);
+    let banned = Node::start(&relay_setup(dir.path(), &banning, &[]).await);
+    banning.wait_overlay_peers(1).await;
+    let peer = banned.call("p2p_v1_status", rpc_params![]).await["peer_id"].clone();
+
+    let ban = banning.call("p2p_v1_ban", rpc_params![&peer, 3600, "spam"]).await;
+    assert_eq!((&ban["peer"], &ban["reason"]), (&peer, &"spam".into()));
+    let alone = |status: &serde_json::Value| status["connected_peers"] == 0;
+    banning.call_until("p2p_v1_status", rpc_params![], alone).await;
+    for (target, said) in [("8.8.8", "a PeerId, an IPv4 address"), ("::/64", "no such ban")] {
+        let error = banning.try_call("p2p_v1_unban", rpc_params![target]).await.unwrap_err();
+        assert!(error.to_string().contains(said), "{error}");
+    }
+
+    assert!(banning.stop().1.success());
+    let banning = Node::start(&setup);
+    banning.call_until("p2p_v1_bans", rpc_params![], |bans| bans[0]["peer"] == peer).await;
+    // It goes on trying, and is refused each time.
+    let refused = || labelled(&banning, "nsn_p2p_connections_refused_total", "\"banned\"");
+    let until = std::time::Instant::now() + PATIENCE;
+    while refused() < 1.0 {
+        assert!(std::time::Instant::now() < until, "the banned peer never tried again");
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    assert_eq!(banning.call("p2p_v1_unban", rpc_params![&peer]).await, ban);
+    banning.wait_overlay_peers(1).await;
+    for node in [banning, banned] {
+        assert!(node.stop().1.success());
+    }
 }

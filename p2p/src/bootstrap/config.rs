@@ -8,6 +8,9 @@ use std::time::Duration;
 /// Most bootnode addresses.
 const MAX_BOOTNODES: usize = 64;
 
+/// Most peers of the book that are dialled at the same time: each may have four addresses.
+const MAX_BOOK_DIALS: usize = 256;
+
 /// Settings of finding the first peers. Durations are written like `10s`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -23,6 +26,12 @@ pub struct Config {
     /// Longest such wait. Default 60 s.
     #[serde(with = "humantime_serde")]
     pub retry_max: Duration,
+    /// Peers of the peer book that are dialled at the same time while fewer than `min_peers` are
+    /// connected; zero dials none. Default 8.
+    pub book_dials: usize,
+    /// How long after it was dialled from the book a peer is dialled from there again. Default 60 s.
+    #[serde(with = "humantime_serde")]
+    pub book_retry: Duration,
     /// How often the directory is asked for more peers while fewer than `min_peers` are connected.
     /// Default 10 s.
     #[serde(with = "humantime_serde")]
@@ -39,6 +48,8 @@ impl Default for Config {
             min_peers: 4,
             retry_base: Duration::from_secs(1),
             retry_max: Duration::from_secs(60),
+            book_dials: 8,
+            book_retry: Duration::from_secs(60),
             ask_every: Duration::from_secs(10),
             mdns: false,
         }
@@ -55,6 +66,10 @@ impl Config {
         if self.bootnodes.len() > MAX_BOOTNODES {
             let problem = format!("there are more than {MAX_BOOTNODES} addresses");
             return fail("bootstrap.bootnodes", problem);
+        }
+        if self.book_dials > MAX_BOOK_DIALS {
+            let problem = format!("must be at most {MAX_BOOK_DIALS}");
+            return fail("bootstrap.book_dials", problem);
         }
         if self.ask_every.is_zero() {
             return fail("bootstrap.ask_every", "must be above zero".to_owned());

@@ -45,6 +45,12 @@ pub struct Config {
     /// How often the routing table is refreshed. Default 5 min.
     #[serde(with = "humantime_serde")]
     pub refresh: Duration,
+    /// Most peers of one network (IPv4 /16, IPv6 /32) in a bucket of the routing table. Default 2,
+    /// and no limit where `address_policy` is `any`.
+    pub max_group_in_bucket: Option<usize>,
+    /// Most peers of one network in the whole routing table. Default 10, and no limit where
+    /// `address_policy` is `any`.
+    pub max_group_in_table: Option<usize>,
     /// Bounds of the records held for others.
     pub store: Limits,
 }
@@ -67,6 +73,8 @@ impl Default for Config {
             retry_base: Duration::from_secs(2),
             retry_max: Duration::from_secs(300),
             refresh: Duration::from_secs(300),
+            max_group_in_bucket: None,
+            max_group_in_table: None,
             store: Limits::default(),
         }
     }
@@ -91,6 +99,12 @@ impl Config {
         }
         if !(1..=20).contains(&self.replication) {
             return fail("dht.replication", "must be 1 to 20");
+        }
+        if self.max_group_in_bucket == Some(0) {
+            return fail("dht.max_group_in_bucket", "must be above zero");
+        }
+        if self.max_group_in_table == Some(0) {
+            return fail("dht.max_group_in_table", "must be above zero");
         }
         if self.renew_after >= self.record_ttl || self.renew_after.is_zero() {
             return fail("dht.renew_after", "must be above zero and below record_ttl");

@@ -1,9 +1,10 @@
 //! The directory: which peer provides which shard, content or region.
 //!
 //! libp2p's kad keeps the routing table, serves queries and makes lookups. What it does badly at
-//! scale is ours: the record store ([`Store`]), when to announce what ([`Schedule`]), and who waits
-//! for which lookup ([`queries`]).
+//! scale is ours: the record store ([`Store`]), when to announce what ([`Schedule`]), who waits for
+//! which lookup ([`queries`]), and who enters the routing table (`admission`).
 
+mod admission;
 mod config;
 mod handle;
 mod key;
@@ -13,6 +14,7 @@ mod schedule;
 mod store;
 mod task;
 
+pub(crate) use admission::REFUSALS as ROUTING_REFUSALS;
 pub use config::Config;
 pub use handle::{Announced, DhtHandle, FindError, ProvideError, Status};
 pub(crate) use handle::{Command, channel};

@@ -2,7 +2,7 @@
 
 use super::{
     Announced, Command, Config, FindError, Inserted, Key, ProvideError, Refused, Schedule, Status,
-    Store,
+    Store, admission,
     handle::Found,
     queries::{Ask, Queries},
     routing,
@@ -14,7 +14,7 @@ use crate::{
 use libp2p::kad::{
     self, Event, GetProvidersOk, InboundRequest, Mode, QueryId, QueryResult, QueryStats,
 };
-use std::{collections::HashMap, num::NonZeroUsize, sync::Arc, time::Instant};
+use std::{collections::HashMap, net::IpAddr, num::NonZeroUsize, sync::Arc, time::Instant};
 use tokio::sync::oneshot;
 
 pub(crate) type Behaviour = kad::Behaviour<Store>;
@@ -64,6 +64,7 @@ pub(crate) struct Dht {
     provide_waiters: HashMap<Key, Vec<oneshot::Sender<Result<Announced, ProvideError>>>>,
     provide_waiting: usize,
     routing_table: usize,
+    routing: routing::Routing,
 }
 
 /// kad as configured, with a store of our own and nothing republished by itself.
@@ -81,6 +82,7 @@ pub(crate) fn behaviour(
         .set_parallelism(positive(config.parallelism))
         .set_replication_factor(positive(config.replication))
         .set_record_filtering(kad::StoreInserts::FilterBoth)
+        .set_kbucket_size(positive(config.replication))
         .set_kbucket_inserts(kad::BucketInserts::Manual)
         .set_caching(kad::Caching::Disabled)
         .set_provider_record_ttl(Some(config.record_ttl))
@@ -109,6 +111,7 @@ impl Dht {
             provide_waiters: HashMap::new(),
             provide_waiting: 0,
             routing_table: 0,
+            routing: routing::Routing::new(admission::Limits::new(config, policy), policy),
         }
     }
 
@@ -239,7 +242,10 @@ impl Dht {
             Event::InboundRequest {
                 request: InboundRequest::AddProvider { record: Some(record) },
             } => self.on_record(&record, kad, now),
-            Event::RoutingUpdated { .. } => self.count_routing_table(kad, now),
+            Event::RoutingUpdated { peer, .. } => {
+                self.routing.on_inserted(&peer);
+                self.count_routing_table(kad, now);
+            }
             Event::ModeChanged { new_mode } => {
                 tracing::info!(mode = mode_label(new_mode), "directory mode");
             }
@@ -343,15 +349,27 @@ impl Dht {
         }
     }
 
-    /// A peer that speaks our kad told its addresses; what it told before no longer counts.
+    /// A peer that speaks our kad, and is connected from `ip`, told its addresses; what it told
+    /// before no longer counts.
     pub(crate) fn on_identified(
         &mut self,
         peer: &PeerId,
+        ip: Option<IpAddr>,
         addresses: &[Multiaddr],
         kad: &mut Behaviour,
         now: Instant,
     ) {
-        routing::replace(kad, peer, addresses, self.policy);
+        let admitted = self.routing.admit(kad, peer, ip, addresses, &*self.reputation);
+        if let Err(reason) = admitted {
+            self.metrics.kad_routing_refused.with_label_values(&[reason.label()]).inc();
+            tracing::debug!(%peer, reason = reason.label(), "not in the routing table");
+        }
+        self.count_routing_table(kad, now);
+    }
+
+    /// Reputation has changed: graylisted peers leave the routing table.
+    pub(crate) fn on_reputation(&mut self, kad: &mut Behaviour, now: Instant) {
+        routing::remove_graylisted(kad, &*self.reputation);
         self.count_routing_table(kad, now);
     }
 

@@ -48,6 +48,43 @@ pub struct Config {
     pub control_backlog: usize,
     /// The same for `video`. Default 16. Worst case: 16 * 16 MiB = 256 MiB.
     pub bulk_backlog: usize,
+    /// Messages that may be waiting for validation or for its verdict to be applied; beyond it new
+    /// ones are ignored (`overloaded`). Default 1,024.
+    pub validations: usize,
+    /// The same in bytes, so that large messages do not fill the memory. Default 64 MiB, which is
+    /// also the worst case. At least one message of the largest size fits.
+    pub validation_bytes: usize,
+    /// Messages a second that an author without a peer binding may send on one topic. Default 10.
+    pub unbound_messages: u32,
+    /// Bytes of payload a second that it may send on one topic. Default 64 KiB.
+    pub unbound_bytes: u32,
+    /// For how long what is not used is saved up. Default 16 s, so that one message of 1 MiB, the
+    /// largest of the control topics, can be sent at once.
+    #[serde(with = "humantime_serde")]
+    pub unbound_saved: Duration,
+    /// As many times the allowance of one unbound author is what all of them together may send on
+    /// one topic. Default 64: 640 messages a second and 4 MiB a second.
+    pub unbound_authors: u32,
+    /// Unbound authors whose allowance is remembered, by topic; the longest unheard leaves. Default
+    /// 4,096. Worst case: 4,096 * 150 bytes = 600 KB.
+    pub unbound_table: usize,
+    /// Places of a mesh that unbound peers may hold, on average over the topics, while as many bound
+    /// peers are connected as a mesh wants. Default 2 (of `mesh`, 6). Does not apply at a node that
+    /// is unbound itself.
+    pub unbound_mesh: usize,
+    /// Peers of one network (/16 of IPv4, /32 of IPv6) that may be in this node's meshes. Default 6
+    /// where only global addresses take part, no limit on dev and local chains unless it is set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mesh_per_group: Option<usize>,
+    /// Envelopes that are remembered, so that an author cannot send one again under a new sequence
+    /// number. Default 65,536. Worst case: twice as many, * 20 bytes = 2.6 MB.
+    pub replays: usize,
+    /// Peers, and as many addresses, whose faults are remembered after they left; the least guilty
+    /// leaves. Default 10,000. Worst case: 10,000 * 2 * 200 bytes = 4 MB.
+    pub ledger_size: usize,
+    /// In how long a fault weighs half. Default 10 min.
+    #[serde(with = "humantime_serde")]
+    pub ledger_half_life: Duration,
 }
 
 impl Default for Config {
@@ -67,6 +104,18 @@ impl Default for Config {
             publish_queue: 64,
             control_backlog: 256,
             bulk_backlog: 16,
+            validations: 1024,
+            validation_bytes: 64 << 20,
+            unbound_messages: 10,
+            unbound_bytes: 64 << 10,
+            unbound_saved: Duration::from_secs(16),
+            unbound_authors: 64,
+            unbound_table: 4096,
+            unbound_mesh: 2,
+            mesh_per_group: None,
+            replays: 65_536,
+            ledger_size: 10_000,
+            ledger_half_life: Duration::from_secs(600),
         }
     }
 }
@@ -84,7 +133,7 @@ impl Config {
         let fail = |setting, problem: &str| {
             Err(BuildError::Setting { setting, problem: problem.to_owned() })
         };
-        // Half of the mesh must be able to be outbound (2), see `params`.
+        // Fewer make no mesh that survives the loss of a few.
         if !(4..=self.mesh).contains(&self.mesh_low) || self.mesh > self.mesh_high {
             return fail("gossip.mesh", "mesh_low (4 or more) <= mesh <= mesh_high must hold");
         }
@@ -96,13 +145,26 @@ impl Config {
             ("gossip.bulk_backlog", self.bulk_backlog),
             ("gossip.control_max_payload", self.control_max_payload),
             ("gossip.bulk_max_payload", self.bulk_max_payload),
+            ("gossip.validations", self.validations),
+            ("gossip.unbound_table", self.unbound_table),
+            ("gossip.replays", self.replays),
+            ("gossip.ledger_size", self.ledger_size),
+            ("gossip.mesh_per_group", self.mesh_per_group.unwrap_or(1)),
         ] {
             if value == 0 {
                 return fail(setting, "must be above zero");
             }
         }
-        if self.heartbeat < Duration::from_millis(100) {
-            return fail("gossip.heartbeat", "must be at least 100ms");
+        let largest = self.control_max_payload.max(self.bulk_max_payload);
+        if self.validation_bytes < largest + super::envelope::OVERHEAD {
+            return fail("gossip.validation_bytes", "the largest message must fit");
+        }
+        if !(Duration::from_millis(100)..=Duration::from_secs(60)).contains(&self.heartbeat) {
+            return fail("gossip.heartbeat", "must be between 100ms and 60s");
+        }
+        // Fading is counted in half-lives, so there must be one.
+        if self.ledger_half_life < Duration::from_secs(1) {
+            return fail("gossip.ledger_half_life", "must be at least 1s");
         }
         // Envelopes carry their lifetime in a u32 of milliseconds.
         if self.ttl > self.max_ttl || self.max_ttl > Duration::from_secs(24 * 3600) {

@@ -1,6 +1,6 @@
 //! The envelope that every gossip message is.
 
-use codec::{Decode, DecodeAll, Encode};
+use codec::{Compact, Decode, Encode};
 use thiserror::Error;
 
 /// Bytes that an envelope adds to its payload at most: version, creation time, lifetime and the
@@ -41,14 +41,44 @@ impl Envelope {
     }
 
     /// Reads an envelope; memory taken is bounded by the input's length.
-    pub fn from_bytes(mut bytes: &[u8]) -> Result<Self, EnvelopeError> {
-        match bytes.first() {
-            None => Err(EnvelopeError::Malformed),
-            Some(&Self::VERSION) => {
-                Self::decode_all(&mut bytes).map_err(|_| EnvelopeError::Malformed)
-            }
-            Some(&other) => Err(EnvelopeError::Version(other)),
+    ///
+    /// # Errors
+    /// As [`View::of`].
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, EnvelopeError> {
+        let View { created_ms, ttl_ms, payload } = View::of(bytes)?;
+        Ok(Self { version: Self::VERSION, created_ms, ttl_ms, payload: payload.to_vec() })
+    }
+}
+
+/// An envelope as it lies in the bytes of a message: nothing is copied, so that reading one costs
+/// the same for a payload of 16 MiB as for an empty one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct View<'a> {
+    /// When the author made it, in milliseconds since the Unix epoch.
+    pub created_ms: u64,
+    /// For how many milliseconds it is of use.
+    pub ttl_ms: u32,
+    /// What the topic carries.
+    pub payload: &'a [u8],
+}
+
+impl<'a> View<'a> {
+    /// Reads an envelope of the current version.
+    ///
+    /// # Errors
+    /// If the bytes are not one whole envelope, or one of another version.
+    pub fn of(bytes: &'a [u8]) -> Result<Self, EnvelopeError> {
+        let (&version, mut rest) = bytes.split_first().ok_or(EnvelopeError::Malformed)?;
+        if version != Envelope::VERSION {
+            return Err(EnvelopeError::Version(version));
         }
+        let malformed = |_| EnvelopeError::Malformed;
+        let (created_ms, ttl_ms, Compact(len)) =
+            <(u64, u32, Compact<u32>)>::decode(&mut rest).map_err(malformed)?;
+        if usize::try_from(len) != Ok(rest.len()) {
+            return Err(EnvelopeError::Malformed);
+        }
+        Ok(Self { created_ms, ttl_ms, payload: rest })
     }
 
     /// When it stops being of use, in milliseconds since the Unix epoch, a lifetime above
@@ -61,6 +91,7 @@ impl Envelope {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use codec::DecodeAll;
     use proptest::prelude::*;
 
     #[test]
@@ -68,7 +99,7 @@ mod tests {
         // Version 1, times, then a payload that claims 1 GiB and holds two bytes.
         let mut bytes = Envelope::new(vec![], 1, 2).encode();
         bytes.pop();
-        codec::Compact(1u32 << 30).encode_to(&mut bytes);
+        Compact(1u32 << 30).encode_to(&mut bytes);
         bytes.extend_from_slice(&[1, 2]);
         assert_eq!(Envelope::from_bytes(&bytes), Err(EnvelopeError::Malformed));
     }
@@ -94,10 +125,18 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_survived(bytes: Vec<u8>, now: u32) {
-            if let Ok(envelope) = Envelope::from_bytes(&bytes) {
-                prop_assert_eq!(envelope.encode(), bytes);
-                let _ = envelope.expires_ms(now);
+        fn any_bytes_are_survived(
+            mut bytes: Vec<u8>, as_if_current: bool, now: u32,
+        ) {
+            // Half of them get past the version.
+            if let Some(version) = bytes.first_mut().filter(|_| as_if_current) {
+                *version = Envelope::VERSION;
+            }
+            // The derived decoder is the measure of what is an envelope.
+            let decoded = Envelope::decode_all(&mut &bytes[..]).ok().filter(|e| e.version == 1);
+            prop_assert_eq!(Envelope::from_bytes(&bytes).ok(), decoded);
+            if let Ok(view) = View::of(&bytes) {
+                prop_assert!(view.expires_ms(now) >= view.created_ms);
             }
         }
     }

@@ -1,6 +1,6 @@
 //! The handle through which gossip is published and heard.
 
-use super::{Config, Topic};
+use super::{Config, PeerScore, Topic};
 use crate::{Closed, Metrics, OverlayKey, PeerId};
 use libp2p::bytes::Bytes;
 use prometheus_endpoint::{Counter, U64};
@@ -59,8 +59,20 @@ pub enum PublishError {
     Closed(#[from] Closed),
 }
 
+/// Why a peer's score is not explained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum ExplainError {
+    /// Too many calls are waiting already.
+    #[error("too many calls of gossip are waiting")]
+    Busy,
+    /// The overlay is not running.
+    #[error(transparent)]
+    Closed(#[from] Closed),
+}
+
 pub(crate) enum Command {
     Publish { topic: Topic, payload: Vec<u8>, answer: oneshot::Sender<Result<(), PublishError>> },
+    Explain { peer: PeerId, answer: oneshot::Sender<PeerScore> },
 }
 
 /// Publishes and subscribes. Cheap to clone.
@@ -107,14 +119,29 @@ impl GossipHandle {
     ) -> Result<(), PublishError> {
         let (answer, answered) = oneshot::channel();
         let command = Command::Publish { topic, payload: payload.into(), answer };
+        self.send(command, PublishError::Busy)?;
+        answered.await.map_err(|_| Closed)?
+    }
+
+    /// A peer's gossip score and where it comes from, in numbers and words. A peer that was never
+    /// heard of has the score of any newcomer.
+    ///
+    /// # Errors
+    /// If the overlay is busy or not running.
+    pub async fn peer(&self, peer: PeerId) -> Result<PeerScore, ExplainError> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Command::Explain { peer, answer }, ExplainError::Busy)?;
+        Ok(answered.await.map_err(|_| Closed)?)
+    }
+
+    fn send<E: From<Closed>>(&self, command: Command, busy: E) -> Result<(), E> {
         self.commands.try_send(command).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => {
                 self.metrics.commands_refused.with_label_values(&["gossip"]).inc();
-                PublishError::Busy
+                busy
             }
             mpsc::error::TrySendError::Closed(_) => Closed.into(),
-        })?;
-        answered.await.map_err(|_| Closed)?
+        })
     }
 
     /// Messages of a topic from now on. A subscriber that reads too slowly misses the oldest ones;
@@ -122,7 +149,7 @@ impl GossipHandle {
     pub fn subscribe(&self, topic: Topic) -> Result<Subscription, Closed> {
         let (_, weak) = self.topics.iter().find(|(t, _)| *t == topic).ok_or(Closed)?;
         let receiver = weak.upgrade().ok_or(Closed)?.subscribe();
-        let missed = self.metrics.gossip_missed.with_label_values(&[topic.label()]);
+        let missed = self.metrics.gossip.topics.of(topic).missed.clone();
         Ok(Subscription { receiver, missed, missed_here: 0 })
     }
 }

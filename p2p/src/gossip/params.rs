@@ -3,33 +3,64 @@
 use super::{
     Channel, Config, Topic, envelope,
     score::{THRESHOLDS, TOPIC_CAP},
+    watch,
 };
-use crate::{AddressPolicy, Identity, Protocols, RunError};
+use crate::{AddressPolicy, Identity, Metrics, Protocols, RunError};
 use libp2p::gossipsub::{
     self, MessageAuthenticity, MessageId, PeerScoreParams, PeerScoreThresholds, TopicScoreParams,
     ValidationMode, WhitelistSubscriptionFilter, score_parameter_decay,
 };
 use std::time::Duration;
 
-/// One gossipsub behaviour that carries only known topics.
-pub(crate) type Behaviour =
+/// gossipsub, of which a behaviour carries only known topics.
+pub(crate) type Inner =
     gossipsub::Behaviour<gossipsub::IdentityTransform, WhitelistSubscriptionFilter>;
 
 /// Bytes of a message id. IHAVE messages list ids, and a receiver closes the stream on more control
 /// data than its limit, so short ids carry more messages a heartbeat.
 const MESSAGE_ID_BYTES: usize = 20;
 
-/// Most ids in one IHAVE or IWANT.
-const MAX_IDS: usize = 5_000;
+/// What one id takes in an IHAVE or IWANT: the id, its field tag and its length.
+const ID_BYTES: usize = MESSAGE_ID_BYTES + 2;
 
-/// Most control data accepted in one RPC. gossipsub sends an IHAVE in one piece: 5,000 ids of 20
-/// bytes and 2 of framing are 110,000 bytes, and 128 KiB leave 21,000 for the topic and the rest.
-const MAX_CONTROL_BYTES: usize = 128 * 1024;
-const _: () = assert!(MAX_IDS * (MESSAGE_ID_BYTES + 2) < MAX_CONTROL_BYTES);
+/// Heartbeats whose messages one IHAVE lists, gossipsub's default.
+pub(crate) const GOSSIPED_HEARTBEATS: usize = 3;
+
+/// What bounds control messages.
+///
+/// gossipsub sends one IHAVE a topic in one piece: `rate * heartbeat * 3` ids of 22 bytes. The
+/// receiver closes the stream on an RPC with more control data than it takes, and at the fifth
+/// stream of a connection gives up on that connection for good, without a word. So what is listed at
+/// most must fit into what is taken at least, and then no rate can do it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ControlLimits {
+    /// Most ids listed in one IHAVE, and asked for of one peer in one heartbeat.
+    pub(crate) ids: usize,
+    /// Most control data taken in one RPC, in bytes.
+    pub(crate) bytes: usize,
+}
+
+impl ControlLimits {
+    /// Ours: 5,000 ids are 110,000 bytes, and 128 KiB leave 21,000 for the topic and the rest. An
+    /// IHAVE then lists every message up to 1,666 a second on one topic (5,000 ids in 3 heartbeats
+    /// of 1 s); beyond, each peer is told of another random part of them. No rate disables a handler.
+    pub(crate) const OURS: Self = Self { ids: 5_000, bytes: 128 * 1024 };
+
+    /// Whether an IHAVE or IWANT as long as may be sent is taken, with 1 KiB for the topic's name
+    /// and framing.
+    const fn consistent(self) -> bool {
+        self.ids * ID_BYTES + 1024 <= self.bytes
+    }
+}
+
+const _: () = assert!(ControlLimits::OURS.consistent());
 
 /// Room above the largest payload: signature, key, source and topic take less than 1 KiB, but
 /// messages within about 8 KiB of the limit can close streams.
 const HEADROOM: usize = 16 * 1024;
+
+/// What a message's signature, key, source, sequence number and topic take at most.
+const FRAME: usize = 1024;
 
 /// For how long a bad message weighs on who sent it.
 const INVALID_DECAY: Duration = Duration::from_secs(600);
@@ -41,27 +72,30 @@ pub(crate) fn behaviour(
     policy: AddressPolicy,
     protocols: &Protocols,
     identity: &Identity,
-) -> Result<Behaviour, RunError> {
+    metrics: &Metrics,
+    limits: ControlLimits,
+) -> Result<watch::Behaviour, RunError> {
     let setup = |error: String| RunError::Setup { what: "gossip", source: error.into() };
     let topics = || Topic::ALL.into_iter().filter(move |t| t.channel() == channel);
     let filter = WhitelistSubscriptionFilter(topics().map(Topic::hash).collect());
-    let mut behaviour = gossipsub::Behaviour::new_with_subscription_filter(
+    let mut behaviour = Inner::new_with_subscription_filter(
         MessageAuthenticity::Signed(identity.keypair().clone()),
-        settings(channel, config, protocols).map_err(|e| setup(e.to_string()))?,
+        settings(channel, config, protocols, limits).map_err(|e| setup(e.to_string()))?,
         filter,
     )
     .map_err(|e| setup(e.to_owned()))?;
-    behaviour.with_peer_score(scoring(channel, policy), thresholds()).map_err(setup)?;
+    behaviour.with_peer_score(scoring(channel, config, policy), thresholds()).map_err(setup)?;
     for topic in topics() {
         behaviour.subscribe(&topic.ident()).map_err(|e| setup(e.to_string()))?;
     }
-    Ok(behaviour)
+    Ok(watch::Behaviour::new(behaviour, channel, metrics.clone()))
 }
 
 fn settings(
     channel: Channel,
     config: &Config,
     protocols: &Protocols,
+    limits: ControlLimits,
 ) -> Result<gossipsub::Config, gossipsub::ConfigBuilderError> {
     let (prefix, max_payload, queue, flood) = match channel {
         Channel::Control => {
@@ -69,28 +103,38 @@ fn settings(
         }
         Channel::Bulk => (protocols.bulk(), config.bulk_max_payload, config.bulk_queue, false),
     };
-    let max_message = max_payload + envelope::OVERHEAD + HEADROOM;
-    gossipsub::ConfigBuilder::default()
+    let max_message = max_payload + envelope::OVERHEAD;
+    let mut settings = gossipsub::ConfigBuilder::default();
+    settings
         .protocol_id_prefix(prefix)
-        .max_transmit_size(max_message.max(MAX_CONTROL_BYTES + HEADROOM))
-        .max_control_message_size(MAX_CONTROL_BYTES)
-        .max_control_messages_sent(MAX_IDS)
+        .max_transmit_size((max_message + HEADROOM).max(limits.bytes + HEADROOM))
+        .max_control_message_size(limits.bytes)
+        .max_control_messages_sent(limits.ids)
         .connection_handler_queue_len(queue)
         .flood_publish(flood)
         .mesh_n(config.mesh)
         .mesh_n_low(config.mesh_low)
         .mesh_n_high(config.mesh_high)
-        .mesh_outbound_min(2)
+        .mesh_outbound_min((config.mesh / 3).min(config.mesh_low))
         .heartbeat_interval(config.heartbeat)
         .heartbeat_initial_delay(config.heartbeat)
+        .history_gossip(GOSSIPED_HEARTBEATS)
         .duplicate_cache_time(config.max_ttl + config.max_skew)
         // A large message takes longer to send than the second that gossipsub gives it.
         .publish_queue_duration(Duration::from_secs(10))
         .forward_queue_duration(Duration::from_secs(5))
         .validation_mode(ValidationMode::Strict)
         .validate_messages()
-        .message_id_fn(message_id)
-        .build()
+        // After a restart, honest peers bring what this node had published before. gossipsub would
+        // take that for forgery and graylist them; we only ignore it.
+        .allow_self_origin(true)
+        .message_id_fn(message_id);
+    // Above this a message is refused and its sender known; above the transmit size, of which it
+    // leaves most of the headroom, the stream is closed.
+    for topic in Topic::ALL.into_iter().filter(|t| t.channel() == channel) {
+        settings.max_transmit_size_for_topic(max_message + FRAME, topic.hash());
+    }
+    settings.build()
 }
 
 /// The first 20 bytes of `BLAKE3(topic, source, sequence number)`.
@@ -115,13 +159,45 @@ fn thresholds() -> PeerScoreThresholds {
     }
 }
 
+/// What is expected of a topic.
+#[derive(Clone, Copy, Debug)]
+struct Expected {
+    /// Messages a second in the whole network.
+    messages: f64,
+}
+
+/// What each topic is expected to carry, from which its score parameters follow. `video` counts
+/// announcements and the chunks of a few live streams, `bft` the votes of some tens of validators a
+/// block of three seconds.
+fn expected(topic: Topic) -> Expected {
+    let messages = match topic {
+        Topic::Recipes | Topic::Challenges => 1.0,
+        Topic::Tasks => 2.0,
+        Topic::Attestations => 5.0,
+        Topic::Video => 10.0,
+        Topic::Bft => 20.0,
+    };
+    Expected { messages }
+}
+
+/// How often gossipsub lets its counters decay.
+const DECAY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Over how long first deliveries are remembered.
+const DELIVERY_DECAY: Duration = Duration::from_secs(300);
+
+/// What a counter settles at that grows by `rate` a second and decays by `decay` every second.
+fn settles_at(rate: f64, decay: f64) -> f64 {
+    rate * DECAY_INTERVAL.as_secs_f64() / (1.0 - decay)
+}
+
 /// What a behaviour makes of what peers do. The application score is added with weight 1.
-fn scoring(channel: Channel, policy: AddressPolicy) -> PeerScoreParams {
+fn scoring(channel: Channel, config: &Config, policy: AddressPolicy) -> PeerScoreParams {
     PeerScoreParams {
         topics: Topic::ALL
             .into_iter()
             .filter(|t| t.channel() == channel)
-            .map(|t| (t.hash(), topic_scoring(t)))
+            .map(|t| (t.hash(), topic_scoring(t, config)))
             .collect(),
         topic_score_cap: TOPIC_CAP,
         app_specific_weight: 1.0,
@@ -131,36 +207,53 @@ fn scoring(channel: Channel, policy: AddressPolicy) -> PeerScoreParams {
             AddressPolicy::Any => 0.0,
         },
         ip_colocation_factor_threshold: 10.0,
-        // A broken promise or two happens to honest peers; the penalty is the square of what is
-        // above the threshold.
-        behaviour_penalty_weight: -10.0,
-        behaviour_penalty_threshold: 6.0,
+        // What is counted is each message that a peer offered, was asked for and did not send within
+        // 3 s, and each GRAFT too early. An honest peer that is asked for all it offered, by one that
+        // just joined, sends what its queue holds and drops the rest: up to `ids` in a heartbeat,
+        // once. So that many are free, and half as many again. A liar offers as many in each
+        // heartbeat, and is 2,500 above in the second: -0.00002 * 2,500^2 = -125.
+        behaviour_penalty_threshold: 1.5 * as_f64(ControlLimits::OURS.ids),
+        behaviour_penalty_weight: -0.000_02,
         behaviour_penalty_decay: score_parameter_decay(INVALID_DECAY),
-        decay_interval: Duration::from_secs(1),
+        // The same burst costs whoever asked: messages that found its queue full. It is no wrong to
+        // be slow, so only who takes nothing for seconds at a high rate is affected, and is only
+        // taken out of the meshes: at 1,000 messages a second dropped for a peer, the counter
+        // settles at 10,000, which costs 25 points; at fewer than 500, nothing.
+        slow_peer_threshold: as_f64(ControlLimits::OURS.ids),
+        slow_peer_weight: -0.005,
+        slow_peer_decay: 0.9,
+        decay_interval: DECAY_INTERVAL,
         decay_to_zero: 0.01,
-        retain_score: Duration::from_secs(3600),
+        // Our own ledger remembers faults, and longer; what is kept here is memory for each peer that
+        // ever came and went.
+        retain_score: Duration::from_secs(60),
         ..PeerScoreParams::default()
     }
 }
 
-/// What a topic adds to a peer's score, before the cap.
+/// What a topic adds to a peer's score, before the cap. The parts are those of the gossipsub v1.1
+/// specification, "The Score Function".
 ///
-/// Nothing is expected of a peer by rate (the mesh delivery parameters are off): with no traffic an
-/// honest peer cannot deliver any, and the default parameters would graylist it for that. What
-/// counts is time in the mesh, being first with a message, and, by the square, bad messages:
-/// four of them at most graylist a peer on any topic (-10 * weight * n² against -80, less what it
-/// earned).
-fn topic_scoring(topic: Topic) -> TopicScoreParams {
+/// - P1, time in the mesh: 1 after five minutes.
+/// - P2, being first with a message: a mesh peer that is first with its share of the expected rate
+///   (one in `mesh`) has 1; the cap holds it there at any higher rate.
+/// - P3, deliveries in the mesh, is off. It expects a rate of each peer, and what a peer can
+///   deliver depends on what authors send: with half of the expected traffic, or none, every honest
+///   peer would be in deficit, by its square.
+/// - P4, bad messages, by the square: four of them at most graylist a peer on any topic, and one is
+///   forgiven. It does not depend on the rate, since an honest peer sends none at any.
+fn topic_scoring(topic: Topic, config: &Config) -> TopicScoreParams {
+    let delivery_decay = score_parameter_decay(DELIVERY_DECAY);
+    let share = expected(topic).messages / as_f64(config.mesh);
+    let first = settles_at(share, delivery_decay);
     TopicScoreParams {
         topic_weight: topic.weight(),
-        // 1 after five minutes.
         time_in_mesh_weight: 1.0 / 300.0,
         time_in_mesh_quantum: Duration::from_secs(1),
         time_in_mesh_cap: 300.0,
-        // 1 at twenty messages in the last minutes.
-        first_message_deliveries_weight: 0.05,
-        first_message_deliveries_decay: score_parameter_decay(Duration::from_secs(300)),
-        first_message_deliveries_cap: 20.0,
+        first_message_deliveries_weight: 1.0 / first,
+        first_message_deliveries_decay: delivery_decay,
+        first_message_deliveries_cap: first,
         mesh_message_deliveries_weight: 0.0,
         mesh_failure_penalty_weight: 0.0,
         invalid_message_deliveries_weight: -10.0,
@@ -169,9 +262,15 @@ fn topic_scoring(topic: Topic) -> TopicScoreParams {
     }
 }
 
+fn as_f64(n: usize) -> f64 {
+    u32::try_from(n).map_or(f64::MAX, f64::from)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gossip::ledger;
+    use proptest::prelude::*;
 
     fn identity() -> Identity {
         Identity::from_secret([3; 32]).unwrap()
@@ -182,11 +281,18 @@ mod tests {
         let protocols = Protocols::new(&[1; 32]);
         for channel in [Channel::Control, Channel::Bulk] {
             for policy in [AddressPolicy::Global, AddressPolicy::Any] {
-                let behaviour =
-                    behaviour(channel, &Config::default(), policy, &protocols, &identity())
-                        .unwrap();
+                let behaviour = behaviour(
+                    channel,
+                    &Config::default(),
+                    policy,
+                    &protocols,
+                    &identity(),
+                    &Metrics::unregistered().unwrap(),
+                    ControlLimits::OURS,
+                )
+                .unwrap();
                 let wanted = Topic::ALL.into_iter().filter(|t| t.channel() == channel).count();
-                assert_eq!(behaviour.topics().count(), wanted);
+                assert_eq!(behaviour.inner().topics().count(), wanted);
             }
         }
     }
@@ -195,43 +301,142 @@ mod tests {
     fn sizes_and_flooding_are_per_channel() {
         let protocols = Protocols::new(&[1; 32]);
         let config = Config::default();
-        let control = settings(Channel::Control, &config, &protocols).unwrap();
+        let control = settings(Channel::Control, &config, &protocols, ControlLimits::OURS).unwrap();
         assert!(control.flood_publish());
         assert!(control.max_transmit_size() >= (1 << 20) + HEADROOM);
         assert!(control.max_control_message_size() < control.max_transmit_size());
         assert!(control.validate_messages());
-        let bulk = settings(Channel::Bulk, &config, &protocols).unwrap();
+        let bulk = settings(Channel::Bulk, &config, &protocols, ControlLimits::OURS).unwrap();
         assert!(!bulk.flood_publish());
         assert!(bulk.max_transmit_size() >= (16 << 20) + HEADROOM);
         assert_eq!(bulk.connection_handler_queue_len(), config.bulk_queue);
     }
 
-    /// An honest peer with no traffic: gossipsub's sum has only terms that are zero or positive.
     #[test]
-    fn an_idle_honest_mesh_peer_never_goes_negative() {
-        for topic in Topic::ALL {
-            let params = topic_scoring(topic);
-            assert_eq!(params.mesh_message_deliveries_weight, 0.0);
-            assert_eq!(params.mesh_failure_penalty_weight, 0.0);
-            for seconds in [0.0, 10.0, 1e6] {
-                let in_mesh = f64::min(seconds, params.time_in_mesh_cap);
-                let score = params.topic_weight * params.time_in_mesh_weight * in_mesh;
-                assert!(score >= 0.0);
-            }
+    fn gossipsubs_own_limits_let_an_honest_ihave_close_streams_and_ours_do_not() {
+        let defaults = gossipsub::Config::default();
+        let theirs = ControlLimits {
+            ids: defaults.max_control_messages_sent(),
+            bytes: defaults.max_control_message_size(),
+        };
+        assert!(!theirs.consistent());
+        assert!(ControlLimits::OURS.consistent());
+        assert_eq!(defaults.history_gossip(), GOSSIPED_HEARTBEATS);
+    }
+
+    /// gossipsub's counters of one peer, as `PeerScore` of its version 0.50 keeps and weighs them.
+    #[derive(Default)]
+    struct Counters {
+        in_mesh: f64,
+        first: f64,
+        invalid: f64,
+    }
+
+    impl Counters {
+        fn decay(&mut self, params: &TopicScoreParams) {
+            self.first *= params.first_message_deliveries_decay;
+            self.invalid *= params.invalid_message_deliveries_decay;
+        }
+
+        fn score(&self, params: &TopicScoreParams) -> f64 {
+            let first = self.first.min(params.first_message_deliveries_cap);
+            let in_mesh = self.in_mesh.min(params.time_in_mesh_cap);
+            params.topic_weight
+                * (in_mesh * params.time_in_mesh_weight
+                    + first * params.first_message_deliveries_weight
+                    + self.invalid * self.invalid * params.invalid_message_deliveries_weight)
         }
     }
 
     #[test]
-    fn a_few_bad_messages_graylist_on_any_topic() {
+    fn a_mesh_peer_that_brings_its_share_has_the_whole_of_what_that_can_earn() {
+        let config = Config::default();
         for topic in Topic::ALL {
-            let params = topic_scoring(topic);
-            let after = |n: f64| {
-                let decayed = n * params.invalid_message_deliveries_decay.powi(3);
-                params.topic_weight * params.invalid_message_deliveries_weight * decayed * decayed
-            };
-            assert!(after(3.0) + TOPIC_CAP < THRESHOLDS.publish);
-            assert!(after(4.0) + TOPIC_CAP < THRESHOLDS.graylist, "{topic}");
-            assert!(after(1.0) > THRESHOLDS.publish, "one mistake is forgiven");
+            let params = topic_scoring(topic, &config);
+            let mut counters = Counters::default();
+            for _ in 0..1000 {
+                counters.first += expected(topic).messages / 6.0;
+                counters.decay(&params);
+            }
+            let earned = counters.score(&params) / topic.weight();
+            assert!((0.95..=1.0).contains(&earned), "{topic}: {earned}");
+        }
+    }
+
+    #[test]
+    fn one_bad_message_is_forgiven() {
+        for topic in Topic::ALL {
+            let params = topic_scoring(topic, &Config::default());
+            let counters = Counters { invalid: 1.0, ..Counters::default() };
+            let score = counters.score(&params) + ledger::penalty(1.0);
+            assert!(score > THRESHOLDS.publish, "{topic}: {score}");
+        }
+    }
+
+    #[test]
+    fn whoever_offers_what_it_does_not_have_is_graylisted_and_whoever_is_busy_once_is_not() {
+        let params = scoring(Channel::Control, &Config::default(), AddressPolicy::Any);
+        let score = |broken: f64| {
+            let excess = (broken - params.behaviour_penalty_threshold).max(0.0);
+            excess * excess * params.behaviour_penalty_weight
+        };
+        let ids = ControlLimits::OURS.ids as f64;
+        assert_eq!(score(ids), 0.0);
+        assert!(score(2.0 * ids * params.behaviour_penalty_decay) < THRESHOLDS.graylist);
+    }
+
+    #[test]
+    fn who_takes_nothing_leaves_the_meshes_and_is_still_read() {
+        let params = scoring(Channel::Control, &Config::default(), AddressPolicy::Any);
+        let score = |rate| {
+            let settled = settles_at(rate, params.slow_peer_decay);
+            (settled - params.slow_peer_threshold).max(0.0) * params.slow_peer_weight
+        };
+        assert_eq!(score(450.0), 0.0);
+        assert!(score(1_000.0) + TOPIC_CAP < 0.0);
+        assert!(score(1_000.0) > THRESHOLDS.graylist);
+        let burst = as_f64(ControlLimits::OURS.ids);
+        assert!(burst <= params.slow_peer_threshold, "what one call for messages can drop is free");
+    }
+
+    proptest! {
+        /// Idle or busy, in the mesh or not: while it sends nothing bad, nothing counts against it.
+        #[test]
+        fn an_honest_peer_never_goes_below_zero_at_any_rate(
+            rates in prop::collection::vec(0.0f64..10.0, 1..400), in_mesh: bool,
+        ) {
+            for topic in Topic::ALL {
+                let params = topic_scoring(topic, &Config::default());
+                let mut counters = Counters::default();
+                for rate in &rates {
+                    counters.in_mesh += f64::from(u8::from(in_mesh));
+                    counters.first += rate * expected(topic).messages;
+                    counters.decay(&params);
+                    prop_assert!(counters.score(&params) >= 0.0);
+                }
+                prop_assert_eq!(params.mesh_message_deliveries_weight, 0.0);
+                prop_assert_eq!(params.mesh_failure_penalty_weight, 0.0);
+            }
+        }
+
+        /// However good it was before.
+        #[test]
+        fn a_flooder_is_graylisted_within_three_heartbeats(
+            a_heartbeat in 2u32..1000, reputation in 0.0..=crate::gossip::score::SPAN,
+        ) {
+            for topic in Topic::ALL {
+                let params = topic_scoring(topic, &Config::default());
+                let mut counters = Counters { in_mesh: 300.0, first: 1e9, ..Counters::default() };
+                let mut faults = 0.0f64;
+                for _ in 0..3 {
+                    counters.invalid += f64::from(a_heartbeat);
+                    faults = (faults + f64::from(a_heartbeat)).min(ledger::MOST);
+                    counters.decay(&params);
+                }
+                let score = counters.score(&params).min(TOPIC_CAP)
+                    + ledger::penalty(faults) + reputation;
+                prop_assert!(score < THRESHOLDS.graylist, "{}: {}", topic, score);
+            }
         }
     }
 

@@ -14,6 +14,16 @@ pub enum Channel {
     Bulk,
 }
 
+impl Channel {
+    /// The short name, for metrics and RPC.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Control => "control",
+            Self::Bulk => "bulk",
+        }
+    }
+}
+
 /// A gossip topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -96,6 +106,62 @@ impl Topic {
     }
 }
 
+/// One value for each topic.
+#[derive(Clone, Debug)]
+pub(crate) struct ByTopic<T> {
+    recipes: T,
+    video: T,
+    bft: T,
+    attestations: T,
+    challenges: T,
+    tasks: T,
+}
+
+impl<T> ByTopic<T> {
+    /// Makes the value of each topic.
+    pub(crate) fn try_new<E>(mut make: impl FnMut(Topic) -> Result<T, E>) -> Result<Self, E> {
+        Ok(Self {
+            recipes: make(Topic::Recipes)?,
+            video: make(Topic::Video)?,
+            bft: make(Topic::Bft)?,
+            attestations: make(Topic::Attestations)?,
+            challenges: make(Topic::Challenges)?,
+            tasks: make(Topic::Tasks)?,
+        })
+    }
+
+    /// Makes the value of each topic.
+    pub(crate) fn new(mut make: impl FnMut(Topic) -> T) -> Self {
+        let made: Result<Self, std::convert::Infallible> = Self::try_new(|topic| Ok(make(topic)));
+        match made {
+            Ok(this) => this,
+            Err(never) => match never {},
+        }
+    }
+
+    pub(crate) fn of(&self, topic: Topic) -> &T {
+        match topic {
+            Topic::Recipes => &self.recipes,
+            Topic::Video => &self.video,
+            Topic::Bft => &self.bft,
+            Topic::Attestations => &self.attestations,
+            Topic::Challenges => &self.challenges,
+            Topic::Tasks => &self.tasks,
+        }
+    }
+
+    pub(crate) fn of_mut(&mut self, topic: Topic) -> &mut T {
+        match topic {
+            Topic::Recipes => &mut self.recipes,
+            Topic::Video => &mut self.video,
+            Topic::Bft => &mut self.bft,
+            Topic::Attestations => &mut self.attestations,
+            Topic::Challenges => &mut self.challenges,
+            Topic::Tasks => &mut self.tasks,
+        }
+    }
+}
+
 impl fmt::Display for Topic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.label())
@@ -127,6 +193,16 @@ mod tests {
         }
         assert!("nonsense".parse::<Topic>().is_err());
         assert_eq!(Topic::from_hash(&IdentTopic::new("video").hash()), None);
+    }
+
+    #[test]
+    fn each_topic_has_its_own_value() {
+        let mut labels = ByTopic::new(Topic::label);
+        for topic in Topic::ALL {
+            assert_eq!(*labels.of(topic), topic.label());
+            *labels.of_mut(topic) = topic.name();
+        }
+        assert!(Topic::ALL.into_iter().all(|topic| *labels.of(topic) == topic.name()));
     }
 
     #[test]

@@ -6,14 +6,15 @@
 //! undecodable message, but two honest peers may differ on the time and on who is a validator just
 //! now.
 
-use super::{Envelope, EnvelopeError, Topic};
+use super::{EnvelopeError, Topic, View};
 use crate::{OverlayKey, Reputation};
+use serde::Serialize;
 
 /// What is to be done with a message.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict<'a> {
     /// Deliver and pass on.
-    Accept(Envelope),
+    Accept(View<'a>),
     /// Drop, at nobody's cost.
     Ignore(Reason),
     /// Drop, at the cost of who passed it on.
@@ -21,22 +22,42 @@ pub enum Verdict {
 }
 
 /// Why a message is dropped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Reason {
     /// No envelope.
     Malformed,
     /// An envelope of an unknown version.
     UnknownVersion,
-    /// Its time is over.
-    Expired,
+    /// Larger than the topic takes.
+    Oversized,
+    /// The signature is missing or wrong, or is not that of the author named.
+    WronglySigned,
+    /// No sequence number, or one of a wrong length.
+    Unnumbered,
+    /// On a topic this node never said it listens to.
+    UnknownTopic,
+    /// The same envelope of the same author as before, under a new sequence number. (The same
+    /// message once more is no refusal but a duplicate, of which a mesh has many.)
+    Replayed,
     /// Made later than now, by more than clocks may differ.
     Future,
+    /// Its time is over.
+    Expired,
     /// Its author uses no ed25519 key.
     AuthorKeyType,
     /// Its author is graylisted.
     AuthorGraylisted,
+    /// The peer that passed it on has a score below the graylist threshold.
+    SenderGraylisted,
     /// Its author is no current validator, and the topic is theirs.
     NotValidator,
+    /// Its author is unbound and has used up what unbound authors may send.
+    Allowance,
+    /// This node has as many messages to validate as it takes on.
+    Overloaded,
+    /// This node made it, in an earlier life.
+    OwnMessage,
 }
 
 impl Reason {
@@ -45,11 +66,42 @@ impl Reason {
         match self {
             Self::Malformed => "malformed",
             Self::UnknownVersion => "unknown_version",
-            Self::Expired => "expired",
+            Self::Oversized => "oversized",
+            Self::WronglySigned => "wrongly_signed",
+            Self::Unnumbered => "unnumbered",
+            Self::UnknownTopic => "unknown_topic",
+            Self::Replayed => "replayed",
             Self::Future => "future",
+            Self::Expired => "expired",
             Self::AuthorKeyType => "author_key_type",
             Self::AuthorGraylisted => "author_graylisted",
+            Self::SenderGraylisted => "sender_graylisted",
             Self::NotValidator => "not_validator",
+            Self::Allowance => "allowance",
+            Self::Overloaded => "overloaded",
+            Self::OwnMessage => "own_message",
+        }
+    }
+
+    /// What was wrong with messages, to end a sentence that begins with how many there were.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::UnknownVersion => "of a version this node does not know",
+            Self::Oversized => "larger than their topic takes",
+            Self::WronglySigned => "wrongly signed",
+            Self::Unnumbered => "without a proper sequence number",
+            Self::UnknownTopic => "on a topic this node does not listen to",
+            Self::Replayed => "repeated under a new number",
+            Self::Future => "from the future by this node's clock",
+            Self::Expired => "expired",
+            Self::AuthorKeyType => "by authors without an ed25519 key",
+            Self::AuthorGraylisted => "by graylisted authors",
+            Self::SenderGraylisted => "sent while it was graylisted",
+            Self::NotValidator => "by authors who are no validators, on a topic of validators",
+            Self::Allowance => "beyond what unbound authors may send",
+            Self::Overloaded => "more than this node could validate at that moment",
+            Self::OwnMessage => "this node's own from before it was restarted",
         }
     }
 }
@@ -77,12 +129,12 @@ pub struct Received<'a> {
 }
 
 /// Judges a message. `now_ms` is milliseconds since the Unix epoch.
-pub fn judge(
-    message: Received<'_>,
+pub fn judge<'a>(
+    message: Received<'a>,
     reputation: &dyn Reputation,
     limits: Limits,
     now_ms: u64,
-) -> Verdict {
+) -> Verdict<'a> {
     let Some(author) = message.author else {
         return Verdict::Reject(Reason::AuthorKeyType);
     };
@@ -97,7 +149,7 @@ pub fn judge(
             Verdict::Ignore(Reason::NotValidator)
         };
     }
-    let envelope = match Envelope::from_bytes(message.data) {
+    let envelope = match View::of(message.data) {
         Ok(envelope) => envelope,
         Err(EnvelopeError::Malformed) => return Verdict::Reject(Reason::Malformed),
         Err(EnvelopeError::Version(_)) => return Verdict::Ignore(Reason::UnknownVersion),
@@ -114,7 +166,7 @@ pub fn judge(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Standing, testnet::StaticReputation};
+    use crate::{Standing, gossip::Envelope, testnet::StaticReputation};
     use codec::Encode;
     use proptest::prelude::*;
 
@@ -126,16 +178,17 @@ mod tests {
         Received { topic, author: Some(AUTHOR), from_author: true, data }
     }
 
-    fn judge_now(message: Received<'_>, reputation: &StaticReputation) -> Verdict {
+    fn judge_now<'a>(message: Received<'a>, reputation: &StaticReputation) -> Verdict<'a> {
         judge(message, reputation, LIMITS, NOW)
     }
 
     #[test]
     fn a_fresh_envelope_is_accepted() {
         let envelope = Envelope::new(vec![1, 2], NOW - 5, 1000);
-        let verdict =
-            judge_now(message(Topic::Video, &envelope.encode()), &StaticReputation::default());
-        assert_eq!(verdict, Verdict::Accept(envelope));
+        let bytes = envelope.encode();
+        let verdict = judge_now(message(Topic::Video, &bytes), &StaticReputation::default());
+        let Verdict::Accept(view) = verdict else { panic!("{verdict:?}") };
+        assert_eq!((view.created_ms, view.payload), (NOW - 5, &[1, 2][..]));
     }
 
     #[test]
@@ -156,14 +209,18 @@ mod tests {
         let nobody = StaticReputation::default();
         let at = |created_ms, ttl_ms| {
             let bytes = Envelope::new(vec![], created_ms, ttl_ms).encode();
-            judge_now(message(Topic::Tasks, &bytes), &nobody)
+            match judge_now(message(Topic::Tasks, &bytes), &nobody) {
+                Verdict::Accept(_) => None,
+                Verdict::Ignore(reason) => Some(reason),
+                Verdict::Reject(reason) => panic!("{reason:?} costs the sender"),
+            }
         };
-        assert_eq!(at(NOW - 1001, 1000), Verdict::Ignore(Reason::Expired));
-        assert_eq!(at(NOW - 120_001, u32::MAX), Verdict::Ignore(Reason::Expired));
-        assert_eq!(at(NOW + 10_001, 1000), Verdict::Ignore(Reason::Future));
-        assert!(matches!(at(NOW + 9_999, 1000), Verdict::Accept(_)));
-        assert_eq!(at(u64::MAX, u32::MAX), Verdict::Ignore(Reason::Future));
-        assert_eq!(at(0, u32::MAX), Verdict::Ignore(Reason::Expired));
+        assert_eq!(at(NOW - 1001, 1000), Some(Reason::Expired));
+        assert_eq!(at(NOW - 120_001, u32::MAX), Some(Reason::Expired));
+        assert_eq!(at(NOW + 10_001, 1000), Some(Reason::Future));
+        assert_eq!(at(NOW + 9_999, 1000), None);
+        assert_eq!(at(u64::MAX, u32::MAX), Some(Reason::Future));
+        assert_eq!(at(0, u32::MAX), Some(Reason::Expired));
     }
 
     #[test]

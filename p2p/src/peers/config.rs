@@ -1,5 +1,6 @@
 //! Settings of connections and service records.
 
+use super::{book, breaker};
 use crate::BuildError;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -8,11 +9,13 @@ use std::time::Duration;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Most connections. Default 256.
+    /// Most connections; a part is kept for outbound ones, see `admission.outbound_reserve`.
+    /// Default 256.
     pub max_connections: usize,
     /// Most connections to one peer. Default 2.
     pub max_per_peer: usize,
-    /// Most inbound connections that are still shaking hands. Default 64.
+    /// Most inbound connections that are still shaking hands, half of them for known sources.
+    /// Default 64.
     pub max_pending_inbound: usize,
     /// How long a connection that nothing uses is kept. Default 60 s.
     #[serde(with = "humantime_serde")]
@@ -38,6 +41,13 @@ pub struct Config {
     pub max_service_waiting: usize,
     /// Calls to connect that are under way. Default 64.
     pub max_connecting: usize,
+    /// Most dials of one IP (IPv6 by /64) in a minute, each address of a peer being one. Bootnodes
+    /// given by IP are exempt. Default 10, and no limit where `address_policy` is `any`.
+    pub dials_per_ip: Option<u32>,
+    /// How long peers that could not be reached are left alone.
+    pub breaker: breaker::Config,
+    /// Peers that are remembered, over a restart too.
+    pub book: book::Config,
 }
 
 impl Default for Config {
@@ -54,6 +64,9 @@ impl Default for Config {
             max_service_lookups: 256,
             max_service_waiting: 1024,
             max_connecting: 64,
+            dials_per_ip: None,
+            breaker: breaker::Config::default(),
+            book: book::Config::default(),
         }
     }
 }
@@ -83,6 +96,10 @@ impl Config {
         if self.service_max_age > max {
             return fail("peers.service_max_age", "must be at most 24h");
         }
-        Ok(())
+        if self.dials_per_ip == Some(0) {
+            return fail("peers.dials_per_ip", "must be above zero");
+        }
+        self.breaker.validate()?;
+        self.book.validate()
     }
 }

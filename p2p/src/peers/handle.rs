@@ -1,8 +1,13 @@
 //! The handle through which peers are looked at and reached.
 
-use super::{LocalServices, RecordError, Roles, ServiceRecord};
-use crate::{Closed, Metrics, Multiaddr, PeerId, Standing, gossip};
+use super::{BookView, BreakerView, LocalServices, RecordError, Roles, ServiceRecord};
+use crate::{
+    Closed, Metrics, Multiaddr, PeerId, Standing,
+    connections::{self, Ban, BanError, BanTarget, UnbanError},
+    gossip,
+};
 use serde::Serialize;
+use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -23,6 +28,8 @@ pub struct Status {
     pub connections: usize,
     /// Most connections it holds.
     pub connection_limit: usize,
+    /// Connections and admission in more detail.
+    pub admission: connections::Status,
     /// `server` if it serves the directory to others, else `client`.
     pub mode: &'static str,
     /// Peers in its routing table.
@@ -54,6 +61,21 @@ pub struct PeerView {
     pub gossip_score: f64,
     /// What it does, if its service record is known.
     pub roles: Option<Roles>,
+}
+
+/// What this node knows of a peer, connected or not.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct KnownPeer {
+    /// Its PeerId.
+    pub peer_id: String,
+    /// Whether it is connected.
+    pub connected: bool,
+    /// The standing of the account it is bound to; nothing if it is unbound.
+    pub reputation: Option<Standing>,
+    /// What the peer book holds of it.
+    pub book: Option<BookView>,
+    /// Its failures, if it could not be reached of late.
+    pub breaker: Option<BreakerView>,
 }
 
 /// What changes while the overlay runs. Watch it to wait for something.
@@ -130,14 +152,20 @@ pub enum ConnectError {
 }
 
 pub(crate) type Served = oneshot::Sender<Result<ServiceRecord, ServiceError>>;
+pub(crate) type Banned = oneshot::Sender<Result<Ban, BanError>>;
 pub(crate) type Connected = oneshot::Sender<Result<PeerId, ConnectError>>;
 
 pub(crate) enum Command {
     Status { answer: oneshot::Sender<Status> },
     List { answer: oneshot::Sender<Vec<PeerView>> },
+    Known { peer: PeerId, answer: oneshot::Sender<KnownPeer> },
+    Breakers { answer: oneshot::Sender<Vec<BreakerView>> },
     ServiceRecord { peer: PeerId, answer: Served },
     SetServices { services: LocalServices, answer: oneshot::Sender<()> },
     Connect { addr: Multiaddr, answer: Connected },
+    Ban { target: BanTarget, duration: Option<Duration>, reason: String, answer: Banned },
+    Unban { target: BanTarget, answer: oneshot::Sender<Result<Ban, UnbanError>> },
+    Bans { answer: oneshot::Sender<Vec<Ban>> },
 }
 
 /// Looks at peers and reaches them. Cheap to clone.
@@ -182,6 +210,21 @@ impl PeersHandle {
         Ok(answered.await.map_err(|_| Closed)?)
     }
 
+    /// What is known of one peer, connected or not.
+    pub async fn known(&self, peer: PeerId) -> Result<KnownPeer, StatusError> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Command::Known { peer, answer }, StatusError::Busy)?;
+        Ok(answered.await.map_err(|_| Closed)?)
+    }
+
+    /// The peers that could not be reached of late, the last failure first. At most
+    /// [`BreakerConfig::peers`](super::BreakerConfig::peers).
+    pub async fn breakers(&self) -> Result<Vec<BreakerView>, StatusError> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Command::Breakers { answer }, StatusError::Busy)?;
+        Ok(answered.await.map_err(|_| Closed)?)
+    }
+
     /// What changes while the overlay runs. Ends (its sender is gone) with the driver.
     pub fn changes(&self) -> watch::Receiver<Changes> {
         self.changes.clone()
@@ -208,6 +251,40 @@ impl PeersHandle {
         let (answer, answered) = oneshot::channel();
         self.send(Command::Connect { addr, answer }, ConnectError::Busy)?;
         answered.await.map_err(|_| Closed)?
+    }
+
+    /// Shuts a peer or an address out, for a time or for good, in place of an earlier ban of the same
+    /// target: connections are closed at once, neither accepted nor dialled from now on, over a
+    /// restart too. The ban as it is in force.
+    ///
+    /// # Errors
+    /// If the reason or the duration is not fit, the target is this node, or there are too many bans.
+    pub async fn ban(
+        &self,
+        target: BanTarget,
+        duration: Option<Duration>,
+        reason: String,
+    ) -> Result<Ban, BanError> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Command::Ban { target, duration, reason, answer }, BanError::Busy)?;
+        answered.await.map_err(|_| Closed)?
+    }
+
+    /// Lifts a ban, which is handed back.
+    ///
+    /// # Errors
+    /// If there is no such ban.
+    pub async fn unban(&self, target: BanTarget) -> Result<Ban, UnbanError> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Command::Unban { target, answer }, UnbanError::Busy)?;
+        answered.await.map_err(|_| Closed)?
+    }
+
+    /// The bans in force, the oldest first.
+    pub async fn bans(&self) -> Result<Vec<Ban>, StatusError> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Command::Bans { answer }, StatusError::Busy)?;
+        Ok(answered.await.map_err(|_| Closed)?)
     }
 
     fn send<E: From<Closed>>(&self, command: Command, busy: E) -> Result<(), E> {

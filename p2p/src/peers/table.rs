@@ -4,6 +4,7 @@ use crate::{Multiaddr, PeerId};
 use libp2p::swarm::ConnectionId;
 use std::{
     collections::HashMap,
+    net::IpAddr,
     time::{Duration, Instant},
 };
 
@@ -34,6 +35,8 @@ struct Connection {
     id: ConnectionId,
     direction: Direction,
     since: Instant,
+    /// Where it comes from or goes to; none over the in-process transport.
+    remote: Option<IpAddr>,
 }
 
 /// One connected peer: at most 64 characters and 16 addresses, under 6 KiB.
@@ -41,6 +44,8 @@ struct Connection {
 pub(crate) struct Peer {
     /// In the order they were opened; never empty in the table.
     connections: Vec<Connection>,
+    /// The address by which this node reached it last.
+    pub(crate) dialled: Option<Multiaddr>,
     pub(crate) agent: Option<String>,
     pub(crate) addresses: Vec<Multiaddr>,
     pub(crate) ping: Option<Duration>,
@@ -50,6 +55,11 @@ impl Peer {
     /// Who opened the oldest connection, and when.
     pub(crate) fn oldest(&self) -> Option<(Direction, Instant)> {
         self.connections.first().map(|c| (c.direction, c.since))
+    }
+
+    /// The IP address at the other end of the oldest connection.
+    pub(crate) fn ip(&self) -> Option<IpAddr> {
+        self.connections.first().and_then(|c| c.remote)
     }
 }
 
@@ -66,11 +76,12 @@ impl Table {
         peer: PeerId,
         id: ConnectionId,
         direction: Direction,
+        remote: Option<IpAddr>,
         now: Instant,
     ) {
         self.connections += 1;
         let connections = &mut self.peers.entry(peer).or_default().connections;
-        connections.push(Connection { id, direction, since: now });
+        connections.push(Connection { id, direction, since: now, remote });
     }
 
     /// How long the connection lasted, and whether the peer is gone with it.
@@ -91,13 +102,29 @@ impl Table {
         Some((now.saturating_duration_since(connection.since), gone))
     }
 
-    pub(crate) fn identified(&mut self, peer: &PeerId, agent: &str, addresses: &[Multiaddr]) {
+    /// Whether the peer had said who it is before, on these connections.
+    pub(crate) fn identified(
+        &mut self,
+        peer: &PeerId,
+        agent: &str,
+        addresses: &[Multiaddr],
+    ) -> bool {
+        let Some(entry) = self.peers.get_mut(peer) else { return false };
+        // It will be printed on terminals.
+        let printable = agent.chars().filter(|c| !c.is_control());
+        entry.addresses = addresses.iter().take(MAX_ADDRESSES).cloned().collect();
+        entry.agent.replace(printable.take(MAX_AGENT).collect()).is_some()
+    }
+
+    /// This node reached the peer by an address.
+    pub(crate) fn dialled(&mut self, peer: &PeerId, addr: &Multiaddr) {
         if let Some(entry) = self.peers.get_mut(peer) {
-            // It will be printed on terminals.
-            let printable = agent.chars().filter(|c| !c.is_control());
-            entry.agent = Some(printable.take(MAX_AGENT).collect());
-            entry.addresses = addresses.iter().take(MAX_ADDRESSES).cloned().collect();
+            entry.dialled = Some(addr.clone());
         }
+    }
+
+    pub(crate) fn get(&self, peer: &PeerId) -> Option<&Peer> {
+        self.peers.get(peer)
     }
 
     pub(crate) fn pinged(&mut self, peer: &PeerId, rtt: Duration) {
@@ -136,11 +163,13 @@ mod tests {
         let peer = peer_id_of(&[1; 32]).unwrap();
         let id = ConnectionId::new_unchecked;
         let mut table = Table::default();
-        table.opened(peer, id(1), Direction::Inbound, now);
-        table.opened(peer, id(2), Direction::Outbound, now);
-        table.identified(&peer, &format!("a\x1b[31m{}", "b".repeat(100)), &[]);
+        table.opened(peer, id(1), Direction::Inbound, Some([8; 4].into()), now);
+        table.opened(peer, id(2), Direction::Outbound, None, now);
+        assert!(!table.identified(&peer, &format!("a\x1b[31m{}", "b".repeat(100)), &[]));
+        assert!(table.identified(&peer, &format!("a\x1b[31m{}", "b".repeat(100)), &[]), "again");
         let entry = table.peers.get(&peer).unwrap();
         assert_eq!(entry.oldest(), Some((Direction::Inbound, now)));
+        assert_eq!(entry.ip(), Some([8; 4].into()));
         assert_eq!(entry.agent.as_ref().unwrap().chars().count(), MAX_AGENT);
         assert!(!entry.agent.as_ref().unwrap().contains('\x1b'));
         let later = now + Duration::from_secs(3);

@@ -1,20 +1,27 @@
 //! The driver's part of peers: connections as they come and go, and service records.
 
+mod book;
+
 use super::{
-    Command, Config, ConnectError, LocalServices, PeerView, ServiceError, ServiceRecord, Status,
+    Book, Command, Config, ConnectError, LocalServices, PeerView, Saver, ServiceError,
+    ServiceRecord, Status,
+    book::Met,
     codec::{Request, Response},
+    dialling,
     handle::{Connected, Served},
-    limits,
     lookups::{Ask, Lookups, Unreachable},
     services::Local,
-    table::{Direction, Table},
+    table::{Direction, Peer, Table},
 };
 use crate::{
-    AddressPolicy, Identity, Metrics, Multiaddr, PeerId, Protocols, Reputation,
+    AddressPolicy, Identity, Metrics, Multiaddr, PeerId, Protocols, Reputation, Standing,
+    address::ip_of,
     behaviour::Behaviour,
+    connections::{Ban, BanError, BanTarget, Door, Refused, UnbanError},
     dht::Dht,
     gossip::{Behaviours, Gossip},
     identity::key_of,
+    metrics::gauge,
 };
 use libp2p::{
     core::ConnectedPoint,
@@ -22,7 +29,11 @@ use libp2p::{
     request_response::{self, Message, OutboundFailure, OutboundRequestId},
     swarm::{ConnectionDenied, ConnectionId, DialError, ListenError, Swarm, dial_opts::DialOpts},
 };
-use std::{collections::HashMap, sync::Arc, time::Instant};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 /// What peers need of the rest while handling a command or event.
 pub(crate) struct Context<'a> {
@@ -33,6 +44,19 @@ pub(crate) struct Context<'a> {
     pub(crate) now_ms: u64,
 }
 
+/// What peers are made of.
+pub(crate) struct Parts {
+    pub(crate) policy: AddressPolicy,
+    pub(crate) identity: Identity,
+    pub(crate) protocols: Protocols,
+    pub(crate) reputation: Arc<dyn Reputation>,
+    pub(crate) metrics: Metrics,
+    pub(crate) door: Door,
+    pub(crate) book: Book,
+    /// None if nothing is kept over a restart.
+    pub(crate) saver: Option<Saver>,
+}
+
 pub(crate) struct Peers {
     config: Config,
     policy: AddressPolicy,
@@ -40,6 +64,7 @@ pub(crate) struct Peers {
     protocols: Protocols,
     reputation: Arc<dyn Reputation>,
     metrics: Metrics,
+    door: Door,
     table: Table,
     local: Local,
     lookups: Lookups<Served>,
@@ -48,17 +73,15 @@ pub(crate) struct Peers {
     requests: HashMap<OutboundRequestId, PeerId>,
     /// Calls to connect, bounded by `max_connecting`.
     connecting: HashMap<ConnectionId, Connected>,
+    book: Book,
+    /// None if nothing is kept over a restart.
+    saver: Option<Saver>,
 }
 
 impl Peers {
-    pub(crate) fn new(
-        config: &Config,
-        policy: AddressPolicy,
-        identity: Identity,
-        protocols: Protocols,
-        reputation: Arc<dyn Reputation>,
-        metrics: Metrics,
-    ) -> Self {
+    pub(crate) fn new(config: &Config, parts: Parts) -> Self {
+        let Parts { policy, identity, protocols, reputation, metrics, door, book, saver } = parts;
+        metrics.book_peers.set(gauge(book.len()));
         Self {
             config: config.clone(),
             policy,
@@ -66,11 +89,14 @@ impl Peers {
             protocols,
             reputation,
             metrics,
+            door,
             table: Table::default(),
             local: Local::new(config.service_lifetime, policy),
             lookups: Lookups::new(config),
             requests: HashMap::new(),
             connecting: HashMap::new(),
+            book,
+            saver,
         }
     }
 
@@ -82,12 +108,27 @@ impl Peers {
             Command::List { answer } => {
                 let _ = answer.send(self.list(&mut cx));
             }
+            Command::Known { peer, answer } => {
+                let _ = answer.send(self.known(&peer, &cx));
+            }
+            Command::Breakers { answer } => {
+                let _ = answer.send(cx.swarm.behaviour().dialling.views(cx.now));
+            }
             Command::ServiceRecord { peer, answer } => self.find_record(peer, answer, &mut cx),
             Command::SetServices { services, answer } => {
                 self.set_services(services);
                 let _ = answer.send(());
             }
             Command::Connect { addr, answer } => self.connect(addr, answer, &mut cx),
+            Command::Ban { target, duration, reason, answer } => {
+                let _ = answer.send(self.ban(target, duration, reason, &mut cx));
+            }
+            Command::Unban { target, answer } => {
+                let _ = answer.send(self.door.unban(&target).ok_or(UnbanError::NotBanned));
+            }
+            Command::Bans { answer } => {
+                let _ = answer.send(self.door.bans());
+            }
         }
     }
 
@@ -102,6 +143,7 @@ impl Peers {
             connected_peers: self.table.len(),
             connections: self.table.connections(),
             connection_limit: self.config.max_connections,
+            admission: self.door.status(),
             mode: dht.mode,
             routing_table: dht.routing_table,
             topics: cx.gossip.status(cx.swarm.behaviour_mut().gossip()),
@@ -176,7 +218,11 @@ impl Peers {
             ConnectedPoint::Dialer { .. } => Direction::Outbound,
             ConnectedPoint::Listener { .. } => Direction::Inbound,
         };
-        self.table.opened(peer, id, direction, now);
+        let remote = ip_of(endpoint.get_remote_address());
+        self.table.opened(peer, id, direction, remote, now);
+        if direction == Direction::Outbound {
+            self.table.dialled(&peer, endpoint.get_remote_address());
+        }
         self.metrics.connections_established.inc();
         if let Some(answer) = self.connecting.remove(&id) {
             let _ = answer.send(Ok(peer));
@@ -184,15 +230,34 @@ impl Peers {
     }
 
     /// Whether the peer's last connection has closed.
-    pub(crate) fn on_closed(&mut self, peer: &PeerId, id: ConnectionId, now: Instant) -> bool {
+    pub(crate) fn on_closed(
+        &mut self,
+        peer: &PeerId,
+        id: ConnectionId,
+        now: Instant,
+        now_ms: u64,
+    ) -> bool {
         self.metrics.connections_closed.inc();
         let Some((lasted, gone)) = self.table.closed(peer, id, now) else { return false };
         self.metrics.connection_duration.observe(lasted.as_secs_f64());
+        if gone {
+            self.book.seen(peer, now_ms);
+        }
         gone
     }
 
-    pub(crate) fn on_dial_failed(&mut self, id: ConnectionId, error: &DialError) {
+    pub(crate) fn on_dial_failed(
+        &mut self,
+        peer: Option<PeerId>,
+        id: ConnectionId,
+        error: &DialError,
+    ) {
         self.failed(dial_label(error));
+        if let Some(peer) = peer
+            && dialling::judge(error).is_some()
+        {
+            self.book.failed(&peer);
+        }
         if let Some(answer) = self.connecting.remove(&id) {
             let _ = answer.send(Err(connect_error(error)));
         }
@@ -223,10 +288,16 @@ impl Peers {
             self.disconnect(&peer, cx);
             return;
         }
-        self.table.identified(&peer, &info.agent_version, &info.listen_addrs);
+        let again = self.table.identified(&peer, &info.agent_version, &info.listen_addrs);
         if info.protocols.contains(&self.protocols.kad()) {
+            let known = self.table.get(&peer);
             let kad = &mut cx.swarm.behaviour_mut().kad;
-            cx.dht.on_identified(&peer, &info.listen_addrs, kad, cx.now);
+            let ip = known.and_then(Peer::ip);
+            cx.dht.on_identified(&peer, ip, &info.listen_addrs, kad, cx.now);
+            // A client tells no protocol of the directory: nobody could reach it later.
+            let dialled = known.and_then(|entry| entry.dialled.as_ref());
+            let met = Met { dialled, told: &info.listen_addrs, ip, again };
+            self.book.met(&peer, met, cx.now_ms);
         }
     }
 
@@ -236,21 +307,40 @@ impl Peers {
         }
     }
 
-    /// Closes all connections to a peer and takes it out of the routing table.
-    fn disconnect(&self, peer: &PeerId, cx: &mut Context<'_>) {
+    /// Closes all connections to a peer and takes it out of the routing table and the book.
+    fn disconnect(&mut self, peer: &PeerId, cx: &mut Context<'_>) {
+        self.book.forget(peer);
         cx.dht.forget_peer(peer, &mut cx.swarm.behaviour_mut().kad, cx.now);
         // Fails only if it is not connected (any more), which is what we want.
         let _ = cx.swarm.disconnect_peer_id(*peer);
     }
 
-    /// Reputation has changed: graylisted peers leave.
+    /// Whoever is banned leaves at once.
+    fn ban(
+        &mut self,
+        target: BanTarget,
+        duration: Option<Duration>,
+        reason: String,
+        cx: &mut Context<'_>,
+    ) -> Result<Ban, BanError> {
+        let (ban, leaving) = self.door.ban(target, duration, reason)?;
+        for peer in leaving {
+            tracing::info!(%peer, target = %ban.target, "disconnecting a peer that is now banned");
+            self.disconnect(&peer, cx);
+        }
+        Ok(ban)
+    }
+
+    /// Reputation has changed: graylisted peers leave, connected or not.
     pub(crate) fn on_reputation(&mut self, mut cx: Context<'_>) {
+        let connected = self.table.iter().map(|(peer, _)| *peer);
+        let reputation = &*self.reputation;
         let graylisted = |peer: &PeerId| {
-            let standing = key_of(peer).and_then(|key| self.reputation.standing(&key));
-            standing.is_some_and(|s| s.graylisted())
+            standing(reputation, peer).is_some_and(|standing| standing.graylisted())
         };
-        let leaving: Vec<PeerId> =
-            self.table.iter().map(|(peer, _)| *peer).filter(graylisted).collect();
+        let leaving: Vec<PeerId> = connected.filter(graylisted).collect();
+        self.book.retain(|peer| !graylisted(peer));
+        cx.dht.on_reputation(&mut cx.swarm.behaviour_mut().kad, cx.now);
         for peer in leaving {
             tracing::info!(%peer, "disconnecting a peer that is now graylisted");
             self.metrics.connections_refused.with_label_values(&["graylisted"]).inc();
@@ -274,6 +364,10 @@ impl Peers {
             Ask::Known(answer, record) => {
                 let _ = answer.send(Ok(*record));
             }
+            // Asking the network where it is would not get it dialled either.
+            Ask::Start if self.is_left_alone(&peer, cx) => {
+                answer_all(self.lookups.failed(&peer), Err(ServiceError::Unreachable));
+            }
             Ask::Start => self.request(peer, Vec::new(), cx),
             Ask::Joined => {}
             Ask::Refused(answer) => {
@@ -281,6 +375,11 @@ impl Peers {
                 let _ = answer.send(Err(ServiceError::Busy));
             }
         }
+    }
+
+    /// Whether a peer is not connected and would not be dialled.
+    fn is_left_alone(&self, peer: &PeerId, cx: &Context<'_>) -> bool {
+        !self.table.contains(peer) && cx.swarm.behaviour().dialling.refuses(peer, cx.now)
     }
 
     fn request(&mut self, peer: PeerId, addrs: Vec<Multiaddr>, cx: &mut Context<'_>) {
@@ -371,6 +470,9 @@ impl Peers {
 
     fn on_request_failed(&mut self, peer: PeerId, error: &OutboundFailure, cx: &mut Context<'_>) {
         let answer = match error {
+            OutboundFailure::DialFailure if self.is_left_alone(&peer, cx) => {
+                ServiceError::Unreachable
+            }
             OutboundFailure::DialFailure => match self.lookups.unreachable(&peer) {
                 Unreachable::Locate => {
                     cx.dht.locate(peer, &mut cx.swarm.behaviour_mut().kad);
@@ -389,15 +491,17 @@ impl Peers {
         answer_all(self.lookups.failed(&peer), Err(answer));
     }
 
-    pub(crate) fn on_tick(&mut self, now: Instant) {
+    pub(crate) fn on_tick(&mut self, now: Instant, now_ms: u64) {
         answer_all(self.lookups.overdue(now), Err(ServiceError::Timeout));
+        self.refresh_book(now_ms);
+        self.book.expire(now_ms);
+        self.metrics.book_peers.set(gauge(self.book.len()));
+        if let Some(saver) = &mut self.saver {
+            saver.on_tick(&mut self.book, now);
+        }
     }
 
     // What others ask.
-
-    pub(crate) fn connected(&self) -> impl Iterator<Item = &PeerId> {
-        self.table.iter().map(|(peer, _)| peer)
-    }
 
     pub(crate) fn is_connected(&self, peer: &PeerId) -> bool {
         self.table.contains(peer)
@@ -406,6 +510,10 @@ impl Peers {
     pub(crate) fn connected_count(&self) -> usize {
         self.table.len()
     }
+}
+
+fn standing(reputation: &dyn Reputation, peer: &PeerId) -> Option<Standing> {
+    key_of(peer).and_then(|key| reputation.standing(&key))
 }
 
 fn answer_all(waiters: Vec<Served>, answer: Result<ServiceRecord, ServiceError>) {
@@ -420,10 +528,9 @@ pub(crate) const FAILURES: [&str; 5] =
     ["aborted", "no_addresses", "own_key", "transport", "wrong_peer"];
 
 fn denied(cause: &ConnectionDenied) -> String {
-    match cause.downcast_ref::<limits::Refused>() {
-        Some(reason) => reason.to_string(),
-        None => cause.to_string(),
-    }
+    let limit = cause.downcast_ref::<Refused>().map(ToString::to_string);
+    let breaker = || cause.downcast_ref::<dialling::Refused>().map(ToString::to_string);
+    limit.or_else(breaker).unwrap_or_else(|| cause.to_string())
 }
 
 fn connect_error(error: &DialError) -> ConnectError {

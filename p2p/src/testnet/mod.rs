@@ -264,6 +264,10 @@ pub fn config() -> Config {
     config.bootstrap.retry_base = Duration::from_millis(200);
     config.bootstrap.ask_every = Duration::from_secs(1);
     config.dht.retry_base = Duration::from_millis(200);
+    config.peers.breaker.base = Duration::from_millis(200);
+    config.peers.breaker.max_alone = Duration::from_secs(1);
+    config.peers.breaker.max = Duration::from_secs(2);
+    config.peers.breaker.settle = Duration::from_millis(500);
     config.gossip.heartbeat = Duration::from_millis(200);
     config
 }

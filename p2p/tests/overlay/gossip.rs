@@ -1,6 +1,7 @@
 //! Messages between honest nodes.
 
 use nsn_p2p::{
+    Standing,
     gossip::{Announcement, PublishError, Topic},
     testnet::Testnet,
 };
@@ -35,6 +36,8 @@ async fn nodes_that_know_one_bootnode_find_each_other_and_hear_every_topic() {
 #[tokio::test]
 async fn an_announcement_and_a_chunk_of_many_megabytes_pass_on_video() {
     let net = Testnet::start(3, |_| {}).await.unwrap();
+    // An unbound author would have used up its allowance.
+    net.reputation.set(net.nodes[1].identity.key(), Some(Standing::NEUTRAL));
     let mut heard = net.nodes[2].overlay.gossip.subscribe(Topic::Video).unwrap();
     let announcement = Announcement::new([7; 32], 1 << 30, 1024);
     let gossip = &net.nodes[1].overlay.gossip;

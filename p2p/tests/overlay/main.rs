@@ -1,12 +1,28 @@
 //! The overlay through the wire: whole nodes on the in-process transport, two on real sockets, and
 //! hostile peers that speak our protocols without our code.
 
-// clippy.toml allows these in test functions; here everything is one.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::cast_possible_truncation)]
+// clippy.toml allows these in test functions; here everything is one. A node's configuration is some
+// kilobytes, and futures of tests hold several; they are made once.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    clippy::large_futures
+)]
 
+mod admission;
+mod bare;
+mod book;
+mod closing;
+mod cost;
 mod dht;
+mod dialling;
 mod gossip;
 mod hostile;
 mod network;
 mod peers;
+mod raw;
+mod refusals;
+mod routing;
 mod stranger;
+mod swarm;

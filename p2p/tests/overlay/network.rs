@@ -36,6 +36,17 @@ async fn quic_connects() {
 }
 
 #[tokio::test]
+async fn quic_listens_on_all_addresses_of_the_machine() {
+    connect_and_talk(&["/ip4/0.0.0.0/udp/0/quic-v1"]).await;
+}
+
+/// Needs IPv6 on the loopback interface.
+#[tokio::test]
+async fn quic_connects_over_ipv6() {
+    connect_and_talk(&["/ip6/::1/udp/0/quic-v1"]).await;
+}
+
+#[tokio::test]
 async fn tcp_connects() {
     connect_and_talk(&["/ip4/127.0.0.1/tcp/0"]).await;
 }

@@ -187,6 +187,7 @@ async fn a_full_node_refuses_and_counts() {
     let start = |n, max, bootnodes| {
         let mut config = testnet::config();
         config.peers.max_connections = max;
+        config.admission.outbound_reserve = 0;
         config.bootstrap.bootnodes = bootnodes;
         let identity = Identity::from_secret([n; 32]).unwrap();
         Node::start(config, identity, testnet::GENESIS, &chain).unwrap()

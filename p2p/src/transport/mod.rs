@@ -1,0 +1,167 @@
+//! The transport: QUIC and TCP (Noise, Yamux) behind DNS, or the in-process one for tests.
+//!
+//! Three things happen to every connection here and nowhere else: what comes in is refused by its
+//! address before it costs a handshake ([`gate`]); an address that the policy does not allow or
+//! that is banned is never dialled, whoever suggested it (kad and DNS suggest what strangers tell
+//! them); and the bytes of all streams are counted.
+
+mod counted;
+mod gate;
+mod quic;
+
+use self::{counted::CountedMuxer, gate::Gate, quic::Quic};
+use crate::{
+    AddressPolicy, Config, Identity, Metrics, Multiaddr, PeerId, RunError,
+    address::{ip_of, without_peer},
+    connections::Door,
+    peers::budget::{Budget, Spent},
+};
+use libp2p::{
+    Transport as _,
+    core::{
+        muxing::StreamMuxerBox,
+        transport::{Boxed, DialOpts, ListenerId, MemoryTransport, TransportError, TransportEvent},
+        upgrade::Version,
+    },
+    dns, noise, tcp, yamux,
+};
+use prometheus_endpoint::{Counter, U64};
+use std::{
+    collections::HashSet,
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+/// How long a handshake may take, in either direction.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+type Connection = (PeerId, StreamMuxerBox);
+
+/// The transport that the configuration asks for: in-process if all listen addresses are
+/// `/memory/...`, the network otherwise.
+pub(crate) fn build(
+    config: &Config,
+    identity: &Identity,
+    door: &Door,
+    metrics: &Metrics,
+) -> Result<Boxed<Connection>, RunError> {
+    let in_process = config
+        .listen
+        .iter()
+        .all(|a| matches!(a.iter().next(), Some(libp2p::multiaddr::Protocol::Memory(_))));
+    let noise = noise::Config::new(identity.keypair())
+        .map_err(|source| RunError::Setup { what: "encryption", source: Box::new(source) })?;
+    let guard = |inner| Guard {
+        inner,
+        policy: config.address_policy,
+        door: door.clone(),
+        exempt: Arc::new(config.bootstrap.bootnodes.iter().map(without_peer).collect()),
+        budget: Budget::new(config.peers.dials_per_ip, config.address_policy),
+        denied: metrics.dials_denied.with_label_values(&[Spent::LABEL]),
+    };
+    let transport = if in_process {
+        let memory = Gate::new(MemoryTransport::new(), door.clone())
+            .upgrade(Version::V1Lazy)
+            .authenticate(noise)
+            .multiplex(yamux::Config::default())
+            .timeout(HANDSHAKE_TIMEOUT)
+            .boxed();
+        guard(memory).boxed()
+    } else {
+        let network = || -> Result<Boxed<Connection>, RunError> {
+            let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true));
+            let tcp = Gate::new(tcp, door.clone())
+                .upgrade(Version::V1Lazy)
+                .authenticate(noise.clone())
+                .multiplex(yamux::Config::default())
+                .timeout(HANDSHAKE_TIMEOUT)
+                .boxed();
+            let quic = Quic::new(identity, HANDSHAKE_TIMEOUT, door.clone())?
+                .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+            Ok(quic
+                .or_transport(tcp)
+                .map(|either, _| match either {
+                    futures::future::Either::Left(connection)
+                    | futures::future::Either::Right(connection) => connection,
+                })
+                .boxed())
+        };
+        match dns::tokio::Transport::system(guard(network()?)) {
+            Ok(transport) => transport.boxed(),
+            // Containers without a resolver configuration still reach addresses given as numbers.
+            Err(error) => {
+                tracing::warn!(%error, "no system resolver: overlay addresses with DNS names will not work");
+                guard(network()?).boxed()
+            }
+        }
+    };
+    let (sent, received) = (metrics.bytes_sent.clone(), metrics.bytes_received.clone());
+    // Closing all at shutdown is bounded by `close_timeout`, so one has to be quicker.
+    let limit = config.close_timeout / 2;
+    Ok(transport
+        .map(move |(peer, inner), _| {
+            (peer, StreamMuxerBox::new(CountedMuxer::new(inner, sent, received, limit)))
+        })
+        .boxed())
+}
+
+/// Refuses to dial what the policy does not allow, an IP that was dialled too often of late, and what
+/// is banned. Addresses the operator configured are exempt from the first two.
+struct Guard {
+    inner: Boxed<Connection>,
+    policy: AddressPolicy,
+    door: Door,
+    exempt: Arc<HashSet<Multiaddr>>,
+    budget: Budget,
+    denied: Counter<U64>,
+}
+
+impl libp2p::Transport for Guard {
+    type Output = Connection;
+    type Error = io::Error;
+    type ListenerUpgrade = <Boxed<Connection> as libp2p::Transport>::ListenerUpgrade;
+    type Dial = <Boxed<Connection> as libp2p::Transport>::Dial;
+
+    fn listen_on(
+        &mut self,
+        id: ListenerId,
+        addr: Multiaddr,
+    ) -> Result<(), TransportError<io::Error>> {
+        self.inner.listen_on(id, addr)
+    }
+
+    fn remove_listener(&mut self, id: ListenerId) -> bool {
+        self.inner.remove_listener(id)
+    }
+
+    fn dial(
+        &mut self,
+        addr: Multiaddr,
+        opts: DialOpts,
+    ) -> Result<Self::Dial, TransportError<io::Error>> {
+        if !self.exempt.contains(&without_peer(&addr)) {
+            if !self.policy.allows(&addr) {
+                return Err(TransportError::MultiaddrNotSupported(addr));
+            }
+            if let Err(spent) = self.budget.take(&addr, Instant::now()) {
+                self.denied.inc();
+                return Err(TransportError::Other(io::Error::other(spent)));
+            }
+        }
+        if ip_of(&addr).is_some_and(|ip| !self.door.reachable(ip)) {
+            let banned = io::Error::new(io::ErrorKind::PermissionDenied, "the address is banned");
+            return Err(TransportError::Other(banned));
+        }
+        self.inner.dial(addr, opts)
+    }
+
+    fn poll(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<TransportEvent<Self::ListenerUpgrade, io::Error>> {
+        Pin::new(&mut self.inner).poll(cx)
+    }
+}
