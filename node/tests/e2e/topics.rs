@@ -55,7 +55,7 @@ async fn what_one_node_publishes_a_program_beside_another_hears() {
     tasks.unsubscribe().await.unwrap();
     let unknown = listener.try_call("p2p_v1_publish", rpc_params!["weather", "0x00"]).await;
     let text = unknown.unwrap_err().to_string();
-    assert!(text.contains("no gossip topic is called \"weather\""), "{text}");
+    assert!(text.contains("no gossip topic is called"), "{text}");
     let topic: Result<Subscription<TopicMessage>, _> =
         program.subscribe("p2p_v1_subscribe", rpc_params!["weather"], "p2p_v1_unsubscribe").await;
     assert!(topic.err().unwrap().to_string().contains("there are recipes, video"));
