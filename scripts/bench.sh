@@ -114,6 +114,16 @@ wanted() {
     return 1
 }
 
+# Whether a result of the name $1 was asked for.
+asked() {
+    local name
+    [ ${#names[@]} -gt 0 ] || return 0
+    for name in "${names[@]}"; do
+        [[ $1 != "$name"* ]] || return 0
+    done
+    return 1
+}
+
 [ "$group" = all ] || groups=$group
 results=$(mktemp)
 trap 'rm -f "$results"' EXIT
@@ -143,19 +153,14 @@ run_group() {
         wanted "$prints" || continue
         step "running $target of $package"
         executable=$(sed -n "s/^bench:$target://p" <<<"$built")
-        # Some print more than they are asked for, and what is no result goes where progress goes.
+        # Some print more than they are asked for, and what is no result goes where progress goes. A
+        # line at a time: whoever waits twenty minutes wants to see each when it is there.
         "$executable" ${names[@]+"${names[@]}"} ${quick[@]+"${quick[@]}"} |
-            awk -v results="$results" -v names="${names[*]-}" '
-                BEGIN { count = split(names, wanted, " ") }
-                /^{/ {
-                    match($0, "\"bench\" *: *\"[^\"]*"); name = substr($0, RSTART, RLENGTH)
-                    sub(".*\"", "", name)
-                    for (i = 1; i <= count && index(name, wanted[i]) != 1; i++);
-                    if (count == 0 || i <= count) {
-                        print; fflush(); print >> results; next
-                    }
-                }
-                { print > "/dev/stderr" }' || failed+=("$target of $package")
+            while IFS= read -r line; do
+                [[ $line == {* ]] || { printf '%s\n' "$line" >&2 && continue; }
+                name=$(jq -r .bench <<<"$line")
+                ! asked "$name" || printf '%s\n' "$line" | tee -a "$results"
+            done || failed+=("$target of $package")
     done
 }
 
