@@ -4,7 +4,7 @@
 #
 #   scripts/bench.sh [GROUP] [NAME ...] [--quick] [--compare FILE]
 #
-#   GROUP           chain, overlay, or all; the default is all
+#   GROUP           chain, overlay, dht, or all; the default is all
 #   NAME            only the benchmarks whose name begins with one of these, such as chain.feed
 #   --quick         smaller numbers of everything, under two minutes a group
 #   --compare FILE  afterwards, on standard error, each number beside that of an earlier run
@@ -22,7 +22,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 chain="nsn-node:chain:chain.feed,chain.snapshot,chain.slash_to_score_ms
     pallet-audits:liars:chain.liars nsn-runtime:report_weight:chain.report_block_weight"
 overlay="nsn-p2p:overlay:overlay."
-groups="chain overlay"
+dht="nsn-p2p:dht:dht."
+groups="chain overlay dht"
 
 # A number that became worse by more than this many percent is marked. Two runs on the same machine
 # differ by less.
@@ -37,11 +38,11 @@ names=()
 quick=()
 compare=
 [ $# -eq 0 ] || case "$1" in
-    chain | overlay | all)
+    chain | overlay | dht | all)
         group=$1
         shift
         ;;
-    dht | nat | relay)
+    nat | relay)
         say "there are no benchmarks of the group $1 yet; there are: $groups"
         exit 2
         ;;
@@ -58,7 +59,7 @@ while [ $# -gt 0 ]; do
             usage
             exit
             ;;
-        chain.* | overlay.*) names+=("$1") ;;
+        chain.* | overlay.* | dht.*) names+=("$1") ;;
         *)
             say "no benchmark and no option is named $1"
             usage >&2

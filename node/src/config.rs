@@ -45,6 +45,8 @@ pub struct Settings {
     pub announce_every: Duration,
     /// Audits, which a validator makes.
     pub audit: crate::offchain::audit::Config,
+    /// Finding relays by region.
+    pub regions: crate::offchain::region::Config,
     /// The overlay.
     pub overlay: nsn_p2p::Config,
     /// Origin, relay and shard service.
@@ -64,6 +66,7 @@ impl Default for Settings {
             drain_limit: Duration::from_secs(20),
             announce_every: Duration::from_secs(600),
             audit: crate::offchain::audit::Config::default(),
+            regions: crate::offchain::region::Config::default(),
             overlay: nsn_p2p::Config::default(),
             shards: nsn_relay::Config::default(),
         }
@@ -224,6 +227,7 @@ impl Settings {
             return invalid("announce_every must be at least 1s".into());
         }
         self.audit.validate().map_err(|error| Error::Invalid(format!("[audit] {error}")))?;
+        self.regions.validate().map_err(|error| Error::Invalid(format!("[regions] {error}")))?;
         self.shards.validate().map_err(|error| Error::Invalid(format!("[shards] {error}")))
     }
 }

@@ -22,6 +22,7 @@ pub(crate) struct Behaviour {
     identify: identify::Behaviour,
     ping: ping::Behaviour,
     pub(crate) kad: dht::Behaviour,
+    pub(crate) client: dht::client::Behaviour,
     control: gossip::Watched,
     bulk: gossip::Watched,
     pub(crate) services: request_response::Behaviour<Codec>,
@@ -66,6 +67,7 @@ impl Behaviour {
             identify: identify::Behaviour::new(identify),
             ping: ping::Behaviour::new(ping::Config::new()),
             kad: dht::behaviour(local, &config.dht, policy, protocols),
+            client: dht::client::Behaviour::new(&config.dht, policy, protocols, metrics),
             control: gossip(gossip::Channel::Control)?,
             bulk: gossip(gossip::Channel::Bulk)?,
             services: request_response::Behaviour::with_codec(
@@ -76,6 +78,11 @@ impl Behaviour {
             ),
             mdns: mdns.into(),
         })
+    }
+
+    /// The two behaviours of the directory.
+    pub(crate) fn dht(&mut self) -> dht::Behaviours<'_> {
+        dht::Behaviours { kad: &mut self.kad, client: &mut self.client }
     }
 
     /// The two gossip behaviours.

@@ -25,7 +25,9 @@ pub fn build(config: Config, deps: Deps) -> Result<(Overlay, Driver), BuildError
     config.validate()?;
     let metrics = &deps.metrics;
     let (gossip, gossip_ends) = gossip::channels(&config.gossip, metrics);
-    let (dht, dht_commands) = dht::channel(config.command_queue, metrics);
+    // As many as may wait may come at once.
+    let dht_queue = config.command_queue.max(config.dht.max_waiting);
+    let (dht, dht_commands) = dht::channel(dht_queue, metrics);
     let (peers, peers_ends) =
         peers::channel(config.command_queue, deps.identity.peer_id(), metrics);
     let driver = Driver::new(config, deps, gossip_ends, dht_commands, peers_ends);

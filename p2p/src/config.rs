@@ -20,7 +20,8 @@ pub struct Config {
     pub address_policy: AddressPolicy,
     /// Agent version told to peers. Default `nsn-node/<version>`.
     pub agent: String,
-    /// Folder for what the overlay keeps over a restart: known peers, bans. Made if it is not there.
+    /// Folder for what the overlay keeps over a restart: known peers, bans, the directory. Made if it
+    /// is not there.
     /// Without one, a restart begins with nothing. The node sets it to `overlay` under its base path.
     #[serde(skip)]
     pub dir: Option<PathBuf>,
@@ -31,9 +32,10 @@ pub struct Config {
     /// of it, at any time. Default 2 s.
     #[serde(with = "humantime_serde")]
     pub close_timeout: Duration,
-    /// Commands that may wait in the channel of the directory and of the peers; beyond it a call
-    /// answers `Busy`. Default 1,024. Worst case 1,024 * 1 KiB = 1 MiB each. (Gossip commands hold
-    /// payloads and have a queue of their own, `gossip.publish_queue`.)
+    /// Commands that may wait in the channel of the peers, and in that of the directory unless
+    /// `dht.max_waiting` is more; beyond it a call answers `Busy`. Default 1,024. Worst case 1,024 *
+    /// 1 KiB = 1 MiB each. (Gossip commands hold payloads and have a queue of their own,
+    /// `gossip.publish_queue`.)
     pub command_queue: usize,
     /// Gossip.
     pub gossip: gossip::Config,

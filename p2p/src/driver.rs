@@ -16,7 +16,7 @@ use futures::StreamExt;
 use libp2p::{
     Multiaddr, TransportError, mdns,
     multiaddr::Protocol,
-    swarm::{self, Swarm, SwarmEvent},
+    swarm::{self, ConnectionId, Swarm, SwarmEvent},
 };
 use std::{
     io,
@@ -71,13 +71,25 @@ impl Driver {
         let keeper = tokio::spawn(connections::keep(config.dir.clone(), changes));
         let local = deps.identity.peer_id();
         let door = Door::new(&config, local, kept, keep, deps.metrics.clone());
+        let directory = match &config.dir {
+            Some(folder) => dht::open(folder, &config.dht, &deps.metrics, unix_ms()).await,
+            None => None,
+        };
+        let save_every = config.dht.save_every;
         let kept = open_book(&config, &deps).await;
         let start = Running::start(config, deps, door, gossip.topics, peers.changes, kept, &tasks);
         // On the heap, so that the future stays small.
         let mut overlay = Box::new(start?);
+        if let Some((writer, kept)) = directory {
+            let (disk, batches) = dht::Disk::new(save_every, Instant::now());
+            // Ends when `disk` has been finished or dropped.
+            tasks.spawn(writer.run(batches));
+            overlay.restore(kept, disk);
+        }
         let mut ticks = interval(tick);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let ended = loop {
+            let wakes_at = overlay.wakes_at();
             tokio::select! {
                 () = shutdown.cancelled() => break Ok(()),
                 event = overlay.swarm.select_next_some() => {
@@ -91,6 +103,7 @@ impl Driver {
                     None => break Err(RunError::Validation),
                 },
                 _ = ticks.tick() => overlay.on_tick(),
+                () = until(wakes_at) => {}
             }
             overlay.advance();
         };
@@ -100,8 +113,8 @@ impl Driver {
         // what ends after it.
         let begun = tokio::time::Instant::now();
         overlay.close(begun + close_timeout * 3 / 4).await;
-        if timeout_at(begun + close_timeout, overlay.peers.save(unix_ms())).await.is_err() {
-            tracing::warn!("the peer book could not be written in time");
+        if timeout_at(begun + close_timeout, overlay.save()).await.is_err() {
+            tracing::warn!("not all that is kept over a restart could be written in time");
         }
         drop(overlay);
         tasks.close();
@@ -114,6 +127,14 @@ impl Driver {
             tracing::warn!(left = tasks.len(), "not all of the overlay ended in time");
         }
         ended
+    }
+}
+
+/// Ends then; never, if there is no such time.
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -206,10 +227,13 @@ impl Running {
         )?;
         let (gossip, validation) = Gossip::new(
             config.gossip.clone(),
-            policy,
-            &identity,
-            reputation.clone(),
-            metrics.clone(),
+            gossip::Parts {
+                policy,
+                identity: &identity,
+                chain: &protocols,
+                reputation: reputation.clone(),
+                metrics: metrics.clone(),
+            },
             topics,
             Instant::now(),
         );
@@ -231,7 +255,13 @@ impl Running {
             policy,
             public_addrs: config.public_addrs,
             gossip,
-            dht: Dht::new(&config.dht, policy, reputation.clone(), metrics.clone()),
+            dht: Dht::new(
+                identity.peer_id(),
+                &config.dht,
+                policy,
+                reputation.clone(),
+                metrics.clone(),
+            ),
             peers: Peers::new(
                 &config.peers,
                 peers::Parts {
@@ -253,6 +283,18 @@ impl Running {
         })
     }
 
+    /// Takes up what the directory kept over the restart.
+    fn restore(&mut self, kept: dht::Kept, disk: dht::Disk) {
+        let kad = &mut self.swarm.behaviour_mut().kad;
+        self.dht.restore(kept, disk, kad, Instant::now(), unix_ms());
+    }
+
+    /// Writes what is not written yet.
+    async fn save(&mut self) {
+        let directory = self.dht.finish(&mut self.swarm.behaviour_mut().kad, unix_ms);
+        futures::join!(directory, self.peers.save(unix_ms()));
+    }
+
     fn on_input(&mut self, input: Input) {
         match input {
             Input::Gossip(command) => {
@@ -260,7 +302,7 @@ impl Running {
                 self.gossip.on_command(command, behaviours, Instant::now(), unix_ms());
             }
             Input::Dht(command) => {
-                self.dht.on_command(command, &mut self.swarm.behaviour_mut().kad, Instant::now());
+                self.dht.on_command(command, self.swarm.behaviour_mut().dht(), Instant::now());
             }
             Input::Peers(command) => {
                 let (peers, cx) = self.peers();
@@ -291,9 +333,18 @@ impl Running {
         let now = Instant::now();
         match event {
             SwarmEvent::Behaviour(event) => self.on_behaviour(event),
-            SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
+            SwarmEvent::ConnectionEstablished {
+                peer_id,
+                connection_id,
+                endpoint,
+                num_established,
+                ..
+            } => {
                 self.peers.on_established(peer_id, connection_id, &endpoint, now);
                 self.bootstrap.on_connected(&peer_id, now);
+                if endpoint.is_dialer() {
+                    self.on_reached(&peer_id, connection_id, num_established.get() > 1);
+                }
                 let behaviours = self.swarm.behaviour_mut().gossip();
                 let ip = ip_of(endpoint.get_remote_address());
                 self.gossip.on_connected(peer_id, ip, behaviours, now);
@@ -308,6 +359,8 @@ impl Running {
                 self.peers.on_dial_failed(peer_id, connection_id, &error);
                 if let Some(peer) = peer_id {
                     self.bootstrap.on_failed(&peer);
+                    let kad = &mut self.swarm.behaviour_mut().kad;
+                    self.dht.on_dial_failed(&peer, connection_id, &error, kad, now);
                 }
             }
             SwarmEvent::IncomingConnectionError { error, .. } => {
@@ -344,18 +397,41 @@ impl Running {
         Ok(())
     }
 
+    /// This node has reached a peer, which it may be connected to by another connection already.
+    fn on_reached(&mut self, peer: &PeerId, id: ConnectionId, again: bool) {
+        let kad = &mut self.swarm.behaviour_mut().kad;
+        let only_to_see = self.dht.on_reached(peer, id, kad, Instant::now());
+        if only_to_see && again {
+            self.swarm.close_connection(id);
+        }
+    }
+
+    /// Dials the peers that are to be, to see whether they can be reached.
+    fn check_peers(&mut self) {
+        let now = Instant::now();
+        while let Some(check) = self.dht.next_check(now) {
+            let opts = check.dial();
+            let id = opts.connection_id();
+            match self.swarm.dial(opts) {
+                Ok(()) => self.dht.check_begun(id, check),
+                Err(error) => {
+                    let kad = &mut self.swarm.behaviour_mut().kad;
+                    self.dht.check_dropped(check, &error, kad, now);
+                }
+            }
+        }
+    }
+
     fn on_behaviour(&mut self, event: BehaviourEvent) {
         let now = Instant::now();
         match event {
             BehaviourEvent::Control(event) => self.on_gossip(Channel::Control, event),
             BehaviourEvent::Bulk(event) => self.on_gossip(Channel::Bulk, event),
             BehaviourEvent::Kad(event) => {
-                let kad = &mut self.swarm.behaviour_mut().kad;
-                if let Some(output) = self.dht.on_event(event, kad, now) {
-                    let dht::Output::Located(peer, addrs) = output;
-                    let (peers, cx) = self.peers();
-                    peers.on_located(peer, addrs, cx);
-                }
+                self.dht.on_event(event, &mut self.swarm.behaviour_mut().kad, now);
+            }
+            BehaviourEvent::Client(event) => {
+                self.dht.on_client(event, &mut self.swarm.behaviour_mut().kad, now);
             }
             BehaviourEvent::Services(event) => {
                 let (peers, cx) = self.peers();
@@ -388,7 +464,7 @@ impl Running {
 
     fn on_tick(&mut self) {
         let now = Instant::now();
-        self.dht.on_tick(&mut self.swarm.behaviour_mut().kad, now);
+        self.dht.on_tick(&mut self.swarm.behaviour_mut().kad, now, unix_ms());
         self.peers.on_tick(now, unix_ms());
         self.swarm.behaviour_mut().dialling.on_tick(now);
         self.door.on_tick(|peer| key_of(peer).and_then(|key| self.reputation.standing(&key)));
@@ -399,7 +475,7 @@ impl Running {
         }
         self.dial_from_book();
         if self.bootstrap.ask_due(self.peers.connected_count(), now) {
-            self.dht.look_around(&mut self.swarm.behaviour_mut().kad);
+            self.dht.look_around(now);
         }
     }
 
@@ -426,7 +502,12 @@ impl Running {
 
     /// After every turn: starts what waits, and tells watchers what has changed.
     fn advance(&mut self) {
-        self.dht.advance(&mut self.swarm.behaviour_mut().kad, Instant::now());
+        self.check_peers();
+        self.dht.advance(self.swarm.behaviour_mut().dht(), Instant::now(), unix_ms());
+        while let Some(dht::Output::Located(peer, addrs)) = self.dht.next_output() {
+            let (peers, cx) = self.peers();
+            peers.on_located(peer, addrs, cx);
+        }
         let (swarm, peers, dht, gossip) = (&self.swarm, &self.peers, &self.dht, &self.gossip);
         self.changes.send_if_modified(|shown| {
             let same = shown.connected == peers.connected_count()
@@ -443,6 +524,11 @@ impl Running {
             }
             !same
         });
+    }
+
+    /// When there is something to do, if nothing happens.
+    fn wakes_at(&self) -> Option<Instant> {
+        self.dht.wakes_at(&self.swarm.behaviour().client, Instant::now())
     }
 
     /// Closes all connections, so that peers know at once.

@@ -6,8 +6,8 @@
 //!   because flood publish, size and queue are settings of a whole behaviour. Every message is one
 //!   [`gossip::Envelope`]; peers are scored by their reputation on the chain.
 //! - **dht** ([`DhtHandle`]): a Kademlia directory of who provides what. Records name peers, never
-//!   addresses. libp2p keeps the routing table and answers queries; the record store and the
-//!   schedule of what is announced when are ours.
+//!   addresses. libp2p keeps the routing table and answers queries; the lookups, the record store
+//!   and the schedule of what is announced when are ours.
 //! - **peers** ([`PeersHandle`]): connections, what is known of each peer, bans, and signed service
 //!   records, which say where a peer's shard service listens. Who is let in is decided by
 //!   [`connections`], before the handshake as far as the address tells.
@@ -22,14 +22,16 @@
 //! [`build`] makes the handles and the [`Driver`] and touches neither network nor disk. The driver
 //! is one task: it selects an event or a command, hands it to the one domain that owns the state,
 //! and applies what comes back. What is decided is decided by plain functions of state, input and
-//! `now`: [`gossip::score`], [`gossip::validate`], [`gossip::ledger`], [`dht::Schedule`], [`dht::Store`],
-//! [`peers::ServiceRecord`] and [`bootstrap::Schedule`] hold no clock, socket or randomness.
+//! `now`: [`gossip::score`], [`gossip::validate`], [`gossip::ledger`], the directory's lookups,
+//! [`dht::queries`], [`dht::Store`], [`peers::ServiceRecord`] and
+//! [`bootstrap::Schedule`] hold no clock, socket or randomness.
 //!
 //! # Bounds
 //!
-//! Command channels hold [`Config::command_queue`] commands and refuse when full. Subscriptions
-//! keep the newest messages and count what they drop. Every table states its bound and the worst
-//! case in bytes where it is configured.
+//! Command channels hold [`Config::command_queue`] commands and refuse when full; that of the
+//! directory holds as many as callers may wait for lookups, if these are more. Subscriptions keep
+//! the newest messages and count what they drop. Every table states its bound and the worst case in
+//! bytes where it is configured.
 //!
 //! # Chains never mix
 //!

@@ -27,14 +27,26 @@ pub struct Metrics {
 
     pub(crate) gossip: GossipMetrics,
 
+    pub(crate) lookups: dht::LookupMetrics,
     pub(crate) kad_routing_table_size: Gauge<U64>,
     pub(crate) kad_query_duration: HistogramVec,
     pub(crate) kad_query_timeouts: Counter<U64>,
-    pub(crate) kad_published: Counter<U64>,
     pub(crate) kad_bootstraps: Counter<U64>,
     pub(crate) kad_records: Gauge<U64>,
-    pub(crate) kad_provided: Gauge<U64>,
+    pub(crate) sweep: dht::SweepMetrics,
     pub(crate) kad_records_refused: CounterVec<U64>,
+    pub(crate) kad_records_expired: Counter<U64>,
+    pub(crate) kad_records_displaced: CounterVec<U64>,
+
+    pub(crate) kad_routing_checks: CounterVec<U64>,
+    pub(crate) kad_routing_dead: Counter<U64>,
+    pub(crate) kad_refreshes: CounterVec<U64>,
+
+    pub(crate) kept_batches: Counter<U64>,
+    pub(crate) kept_failures: Counter<U64>,
+    pub(crate) kept_bytes: Counter<U64>,
+    pub(crate) kept_dropped: CounterVec<U64>,
+    pub(crate) kept_clamped: Counter<U64>,
 
     pub(crate) service_records_refused: CounterVec<U64>,
 
@@ -96,6 +108,7 @@ impl Metrics {
                 &["handle"],
             )?,
             gossip: GossipMetrics::make(m)?,
+            lookups: dht::LookupMetrics::make(m)?,
             kad_routing_table_size: m
                 .gauge("kademlia_routing_table_size", "Peers in the routing table")?,
             kad_query_duration: m.histograms(
@@ -108,21 +121,60 @@ impl Metrics {
                 "kademlia_query_timeouts_total",
                 "Directory queries that ran out of time",
             )?,
-            kad_published: m.counter(
-                "kademlia_provider_records_published",
-                "Provider records announced, renewals included",
-            )?,
             kad_bootstraps: m.counter(
                 "kademlia_bootstrap_success_total",
-                "Times the routing table was filled by a bootstrap",
+                "Refreshes of the routing table whose lookups found peers",
             )?,
             kad_records: m.gauge("kademlia_records_held", "Provider records held for others")?,
-            kad_provided: m
-                .gauge("kademlia_records_provided", "Keys this node provides, announced or not")?,
+            sweep: dht::SweepMetrics::make(m)?,
             kad_records_refused: m.counters(
                 "kademlia_records_refused_total",
                 "Provider records not stored, by reason",
                 &["reason"],
+            )?,
+            kad_records_expired: m.counter(
+                "kademlia_records_expired_total",
+                "Provider records dropped because their time was up",
+            )?,
+            kad_records_displaced: m.counters(
+                "kademlia_records_displaced_total",
+                "Provider records dropped before their time, by what had no more room",
+                &["reason"],
+            )?,
+            kad_routing_checks: m.counters(
+                "kademlia_routing_checks_total",
+                "Peers dialled to see whether they can be reached, by why and how it ended",
+                &["kind", "outcome"],
+            )?,
+            kad_routing_dead: m.counter(
+                "kademlia_routing_dead_total",
+                "Peers taken out of the routing table because they could not be reached any more",
+            )?,
+            kad_refreshes: m.counters(
+                "kademlia_routing_refreshes_total",
+                "Refreshes of the routing table, by whether their lookups found anybody",
+                &["outcome"],
+            )?,
+            kept_batches: m.counter(
+                "kademlia_disk_batches_total",
+                "Times what has changed in the directory was written to disk",
+            )?,
+            kept_failures: m.counter(
+                "kademlia_disk_failures_total",
+                "Times it could not be written and was tried again",
+            )?,
+            kept_bytes: m.counter(
+                "kademlia_disk_bytes_total",
+                "Bytes of the rows written to the directory's file",
+            )?,
+            kept_dropped: m.counters(
+                "kademlia_disk_dropped_total",
+                "Rows of the directory's file that were not taken over at start, by reason",
+                &["reason"],
+            )?,
+            kept_clamped: m.counter(
+                "kademlia_disk_clamped_total",
+                "Rows of the directory's file with a time that no clock should have written",
             )?,
             service_records_refused: m.counters(
                 "service_records_refused_total",
@@ -190,6 +242,23 @@ impl Metrics {
         for reason in dht::ROUTING_REFUSALS {
             this.kad_routing_refused.with_label_values(&[reason.label()]).inc_by(0);
         }
+        for reason in dht::Refused::ALL {
+            this.kad_records_refused.with_label_values(&[reason.label()]).inc_by(0);
+        }
+        for kind in dht::Why::ALL {
+            for outcome in dht::OUTCOMES {
+                this.kad_routing_checks.with_label_values(&[kind.label(), outcome]).inc_by(0);
+            }
+        }
+        for outcome in dht::REFRESHES {
+            this.kad_refreshes.with_label_values(&[outcome]).inc_by(0);
+        }
+        for reason in dht::DISPLACED {
+            this.kad_records_displaced.with_label_values(&[reason]).inc_by(0);
+        }
+        for reason in dht::DROPPED {
+            this.kept_dropped.with_label_values(&[reason]).inc_by(0);
+        }
         for kind in dht::QUERY_KINDS {
             this.kad_query_duration.with_label_values(&[kind]);
         }
@@ -203,13 +272,14 @@ impl Metrics {
             &self.connected_peers,
             &self.kad_routing_table_size,
             &self.kad_records,
-            &self.kad_provided,
             &self.breakers_open,
             &self.book_peers,
         ] {
             gauge.set(0);
         }
         self.gossip.ended();
+        self.sweep.ended();
+        self.lookups.ended();
         self.admission_recent_sources.set(0);
         self.admission_known_sources.set(0);
         for direction in ["inbound", "outbound"] {

@@ -1,6 +1,8 @@
 //! Settings of the whole crate, each part's own beneath it.
 
-use crate::{cache, client, content::publish, error::BuildError, fill, server, store, upstream};
+use crate::{
+    announce, cache, client, content::publish, error::BuildError, fill, server, store, upstream,
+};
 use serde::{Deserialize, Serialize};
 
 /// Settings of a shard service. Anything left out has its default; an unknown key is an error.
@@ -17,6 +19,8 @@ pub struct Config {
     pub fill: fill::Config,
     /// Where from, and how long that may take.
     pub upstream: upstream::Config,
+    /// Telling the directory what is held.
+    pub announce: announce::Config,
     /// Publishing on a super-node.
     pub publish: publish::Config,
     /// This program as a viewer.
@@ -30,7 +34,7 @@ impl Config {
     /// Names the first that is not.
     pub fn validate(&self) -> Result<(), BuildError> {
         let shard = u64::from(crate::content::MAX_BLOB_LEN);
-        let rules: [(&'static str, u64, bool, &'static str); 17] = [
+        let rules: [(&'static str, u64, bool, &'static str); 19] = [
             positive("server.max_connections", self.server.max_connections),
             positive("server.max_requests", self.server.max_requests),
             positive("server.max_streams", self.server.max_streams),
@@ -46,6 +50,8 @@ impl Config {
             least("upstream.memory", self.upstream.memory, shard),
             positive("upstream.max_sources", self.upstream.max_sources),
             positive("upstream.max_connections", self.upstream.max_connections),
+            positive("announce.queue", self.announce.queue),
+            positive("announce.parallel", self.announce.parallel),
             positive("publish.publishes", self.publish.publishes),
             (
                 "publish.shard_len",

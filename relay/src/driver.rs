@@ -8,10 +8,7 @@ use crate::{
     Config,
     announce::{self, Announcer},
     cache::Cache,
-    content::{
-        ShardId,
-        publish::{self, PublishError, Published},
-    },
+    content::publish::{self, PublishError, Published},
     error::RunError,
     fill,
     handle::{Phase, Publish},
@@ -25,7 +22,7 @@ use crate::{
 use libp2p::identity::Keypair;
 use std::sync::Arc;
 use tokio::{
-    sync::{Notify, mpsc, watch},
+    sync::{mpsc, watch},
     task::{AbortHandle, JoinSet},
 };
 use tokio_util::sync::CancellationToken;
@@ -46,7 +43,6 @@ pub struct Driver {
     pub(crate) announce_runner: announce::Runner,
     pub(crate) publishes: mpsc::Receiver<Publish>,
     pub(crate) phase: watch::Sender<Phase>,
-    pub(crate) announce_again: Arc<Notify>,
     pub(crate) withhold: bool,
 }
 
@@ -57,7 +53,6 @@ enum Part {
     Fills,
     Announcer,
     Publisher,
-    Holdings,
 }
 
 impl Part {
@@ -67,7 +62,6 @@ impl Part {
             Self::Fills => "fills",
             Self::Announcer => "announcer",
             Self::Publisher => "publisher",
-            Self::Holdings => "announcements of what is held",
         }
     }
 }
@@ -183,24 +177,11 @@ impl Driver {
             });
         }
 
-        let holdings = Holdings {
-            origin: self.origin.clone(),
-            cache: self.cache.filter(|_| config.fill.announce),
-            announcer: self.announcer.clone(),
-            again: Arc::clone(&self.announce_again),
-        };
-        let running = holdings.run(stop_rest.clone());
-        tasks.spawn(async move {
-            running.await;
-            Part::Holdings
-        });
-
         if let Some(origin) = &self.origin {
             let publisher = Publisher {
                 origin: Arc::clone(origin),
                 disk: self.disk,
                 announcer: self.announcer.clone(),
-                announce_again: self.announce_again,
                 config: config.publish,
             };
             let running = publisher.run(self.publishes, stop_rest.clone());
@@ -251,54 +232,12 @@ impl Parts {
     }
 }
 
-/// Announces what is held already: at the start, and again whenever the directory has forgotten.
-struct Holdings {
-    origin: Option<Arc<Origin>>,
-    cache: Option<Arc<Cache>>,
-    announcer: Announcer,
-    again: Arc<Notify>,
-}
-
-impl Holdings {
-    /// Runs until `stop`.
-    async fn run(self, stop: CancellationToken) {
-        loop {
-            let announced = async {
-                self.announce().await;
-                self.again.notified().await;
-            };
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = announced => {}
-            }
-        }
-    }
-
-    async fn announce(&self) {
-        if let Some(origin) = &self.origin {
-            let (contents, blobs) = origin.held();
-            for content in contents {
-                self.announcer.provide(Record::Content(content)).await;
-            }
-            for blob in blobs {
-                self.announcer.provide(Record::Shard(ShardId(blob))).await;
-            }
-        }
-        if let Some(cache) = &self.cache {
-            for blob in cache.held() {
-                self.announcer.provide(Record::Shard(ShardId(blob))).await;
-            }
-        }
-    }
-}
-
 /// Publishes files, a few at a time.
 #[derive(Clone)]
 struct Publisher {
     origin: Arc<Origin>,
     disk: Disk,
     announcer: Announcer,
-    announce_again: Arc<Notify>,
     config: publish::Config,
 }
 
@@ -334,12 +273,10 @@ impl Publisher {
         let (published, shards) =
             publish::publish(request, &self.config, &self.origin, &self.disk, progress).await?;
         tracing::info!("Published {} ({} bytes)", published.content_id, published.total_len);
-        let content = std::iter::once(Record::Content(published.content_id));
-        let mut records = content.chain(shards.into_iter().map(Record::Shard));
-        // The content is published whatever the directory does. What finds no place in the queue
-        // is held now, so it is announced with all that is held as soon as the queue moves.
-        if !records.all(|record| self.announcer.try_provide(record)) {
-            self.announce_again.notify_one();
+        // The content is published whatever the directory does.
+        self.announcer.provide(Record::Content(published.content_id));
+        for shard in shards {
+            self.announcer.provide(Record::Shard(shard));
         }
         Ok(published)
     }
@@ -349,11 +286,12 @@ impl Publisher {
 mod tests {
     use super::*;
     use crate::{
-        content::{BlobId, Progress},
+        announce::Holdings,
+        content::Progress,
         store::{self, Files},
-        upstream::directory::Fake,
+        upstream::{Class, directory::Fake},
     };
-    use std::{collections::BTreeSet, fs};
+    use std::{collections::BTreeMap, fs};
 
     #[tokio::test]
     async fn a_publish_does_not_wait_for_the_directory_and_is_announced_once_it_moves() {
@@ -365,19 +303,15 @@ mod tests {
         let origin = Arc::new(Origin::new(files, &store, metrics.clone()));
         let _lock = origin.open().await.unwrap();
         let directory = Arc::new(Fake::default());
+        // There are two places, a publication of five records, and nobody who empties the queue.
+        let config = announce::Config { queue: 2, ..announce::Config::default() };
+        let held = Holdings { origin: Some(Arc::clone(&origin)), cache: None };
         let (announcer, runner) =
-            announce::build(directory.clone(), Arc::new(|_| true), metrics.clone());
-        // All places but one are taken, and nobody empties the queue.
-        let other = Record::Shard(ShardId(BlobId([7; 32])));
-        for _ in 1..announce::QUEUE {
-            announcer.offer(other);
-        }
-        let again = Arc::new(Notify::new());
+            announce::build(&config, directory.clone(), Arc::new(held), metrics.clone());
         let publisher = Publisher {
             origin: Arc::clone(&origin),
             disk,
-            announcer: announcer.clone(),
-            announce_again: Arc::clone(&again),
+            announcer,
             config: publish::Config { shard_len: 1000, ..publish::Config::default() },
         };
         let path = root.path().join("a.bin");
@@ -386,25 +320,20 @@ mod tests {
         let progress = watch::Sender::new(Progress::START);
         let published = publisher.store(request, &progress);
         let wait = std::time::Duration::from_secs(10);
-        let published = tokio::time::timeout(wait, published).await.unwrap().unwrap();
-        assert_eq!(origin.contents().len(), 1);
+        tokio::time::timeout(wait, published).await.unwrap().unwrap();
+        let scans = |reason| metrics.announcement_scans_total.with_label_values(&[reason]).get();
+        assert_eq!(scans("overflow"), 1);
 
-        let (contents, blobs) = origin.held();
-        assert_eq!(contents, [published.content_id]);
-        let mut expected: BTreeSet<_> =
-            blobs.into_iter().map(|blob| Record::Shard(ShardId(blob))).collect();
-        expected.extend([Record::Content(published.content_id), other]);
+        let held = origin.held_after(None, 100);
+        assert_eq!(held.len(), 5);
+        let expected: BTreeMap<_, _> =
+            held.into_iter().map(|record| (record, Class::Kept)).collect();
         let stop = CancellationToken::new();
-        let mut tasks = JoinSet::new();
-        tasks.spawn(runner.run(stop.clone()));
-        // Only told to: what the service does at its start would hide that it was not.
-        tokio::time::timeout(wait, again.notified()).await.unwrap();
-        let holdings = Holdings { origin: Some(origin), cache: None, announcer, again };
-        tasks.spawn(holdings.run(stop.clone()));
+        let running = tokio::spawn(runner.run(stop.clone()));
         let mut provided = directory.provided();
         provided.wait_for(|provided| *provided == expected).await.unwrap();
         stop.cancel();
-        while tasks.join_next().await.is_some() {}
+        running.await.unwrap();
     }
 
     /// A server that ends as `server` does, and a part that ends when told.

@@ -287,7 +287,7 @@ async fn fill(mut active: Active, deps: Arc<Deps>, announce: bool) {
             return;
         }
         if announce {
-            deps.announcer.withdraw(Record::Shard(ShardId(id)));
+            deps.announcer.withdraw(Record::Shard(ShardId(id))).await;
         }
     }
     let Fetched { bytes, room } = match deps.upstream.fetch(id).await {
@@ -304,14 +304,15 @@ async fn fill(mut active: Active, deps: Arc<Deps>, announce: bool) {
     let Admission { evicted, kept } = deps.cache.admit(id, bytes).await;
     if announce {
         for victim in evicted {
-            deps.announcer.withdraw(Record::Shard(ShardId(victim)));
+            deps.announcer.withdraw(Record::Shard(ShardId(victim))).await;
         }
     }
     match kept {
         Ok(()) if announce => {
             // The relay cannot know whether it is a shard or a manifest; sources are looked up
             // under both keys, so one of them is enough.
-            deps.announcer.offer(Record::Shard(ShardId(id)));
+            deps.cache.set_told(id, Instant::now());
+            deps.announcer.provide(Record::Shard(ShardId(id)));
         }
         Ok(()) => {}
         Err(error) => {

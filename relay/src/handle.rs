@@ -13,7 +13,7 @@ use crate::{
 use libp2p::PeerId;
 use serde::Serialize;
 use std::{net::SocketAddr, sync::Arc};
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// A shard service. Cloning gives another handle to the same one.
 #[derive(Clone)]
@@ -27,9 +27,9 @@ pub(crate) struct Shared {
     pub(crate) cache: Option<Arc<Cache>>,
     pub(crate) fills: Fills,
     pub(crate) metrics: Metrics,
+    pub(crate) max_connections: u32,
     pub(crate) phase: watch::Receiver<Phase>,
     pub(crate) publishes: mpsc::Sender<Publish>,
-    pub(crate) announce_again: Arc<Notify>,
 }
 
 /// A publish that was asked for.
@@ -157,6 +157,12 @@ impl Relay {
         }
     }
 
+    /// How busy it is: connections by what it may have, 0 none to 255 all. In steps of 16, so that
+    /// what is made from it changes seldom.
+    pub fn load(&self) -> u8 {
+        load(self.shared.metrics.viewer_connections.get(), self.shared.max_connections)
+    }
+
     /// Publishes a file: stores its shards and its manifest, lists it, and announces it to the
     /// directory, whose answer it does not wait for. The work is the service's own: it goes on when
     /// the caller goes away.
@@ -180,14 +186,27 @@ impl Relay {
         answer.await.unwrap_or(Err(PublishError::Stopped))
     }
 
-    /// Announces all that is held once more: for a directory that was built anew and knows nothing.
-    /// Asked for again before that is done, it is done once.
-    pub fn announce_again(&self) {
-        self.shared.announce_again.notify_one();
-    }
-
     /// The contents that the origin keeps, in the order of their ids; none when there is no origin.
     pub fn contents(&self) -> Vec<Content> {
         self.shared.origin.as_ref().map(|origin| origin.contents()).unwrap_or_default()
+    }
+}
+
+fn load(connections: u64, most: u32) -> u8 {
+    let share = connections.saturating_mul(255) / u64::from(most.max(1));
+    let share = u8::try_from(share).unwrap_or(u8::MAX);
+    // A full one says so.
+    if share == u8::MAX { share } else { share / 16 * 16 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_load_is_the_share_of_connections_in_steps() {
+        let loads = [0, 1, 128, 129, 1024, 2047, 2048, 5000].map(|n| load(n, 2048));
+        assert_eq!(loads, [0, 0, 0, 16, 112, 240, 255, 255]);
+        assert_eq!(load(1, 0), 255);
     }
 }

@@ -46,7 +46,7 @@
 //! fills (`fill.parallel`); the announcer; the publisher (`publish.publishes`). All are joined when
 //! it ends.
 
-mod announce;
+pub mod announce;
 pub mod cache;
 pub mod client;
 mod config;
@@ -74,14 +74,14 @@ pub use error::{BuildError, Refusal, RunError};
 pub use handle::{NotReady, Phase, Relay, RelayStatus, Status};
 pub use metrics::Metrics;
 pub use transport::TlsError;
-pub use upstream::{Directory, DirectoryError, Record, Source};
+pub use upstream::{Class, Directory, DirectoryError, Record, Source, TellError};
 
 use cache::Cache;
 use handle::Shared;
 use libp2p::identity::Keypair;
 use std::{path::PathBuf, sync::Arc};
 use store::{Disk, Files, Origin};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 
 /// What a shard service needs from its surroundings.
 pub struct Deps {
@@ -120,17 +120,13 @@ pub fn build(config: Config, deps: Deps) -> Result<(Relay, Driver), BuildError> 
     let cache =
         cache_dir.map(|dir| Arc::new(Cache::new(files(dir), &config.cache, metrics.clone())));
     let (fills, fill_runner) = fill::build(&config.fill);
-    let holds = {
-        let (origin, cache) = (origin.clone(), cache.clone());
-        move |id| {
-            origin.as_ref().is_some_and(|origin| origin.len_of(id).is_some())
-                || cache.as_ref().is_some_and(|cache| cache.len_of(id).is_some())
-        }
+    let held = announce::Holdings {
+        origin: origin.clone(),
+        cache: cache.clone().filter(|_| config.fill.announce),
     };
     let (announcer, announce_runner) =
-        announce::build(Arc::clone(&directory), Arc::new(holds), metrics.clone());
+        announce::build(&config.announce, Arc::clone(&directory), Arc::new(held), metrics.clone());
     let (publish_sender, publishes) = mpsc::channel(config.publish.publishes);
-    let announce_again = Arc::new(Notify::new());
     let (phase, phase_receiver) = watch::channel(Phase::Starting);
 
     let shared = Shared {
@@ -139,9 +135,9 @@ pub fn build(config: Config, deps: Deps) -> Result<(Relay, Driver), BuildError> 
         cache: cache.clone(),
         fills: fills.clone(),
         metrics: metrics.clone(),
+        max_connections: config.server.max_connections,
         phase: phase_receiver,
         publishes: publish_sender,
-        announce_again: Arc::clone(&announce_again),
     };
     let driver = Driver {
         config,
@@ -158,7 +154,6 @@ pub fn build(config: Config, deps: Deps) -> Result<(Relay, Driver), BuildError> 
         announce_runner,
         publishes,
         phase,
-        announce_again,
         withhold,
     };
     Ok((Relay { shared: Arc::new(shared) }, driver))

@@ -15,17 +15,17 @@ use std::{
 
 /// Lets `rate` things a second through, and a second's worth at once.
 #[derive(Clone, Copy, Debug)]
-struct Bucket {
+pub(crate) struct Bucket {
     tokens: f64,
     filled: Instant,
 }
 
 impl Bucket {
-    fn full(rate: u32, now: Instant) -> Self {
+    pub(crate) fn full(rate: u32, now: Instant) -> Self {
         Self { tokens: f64::from(rate), filled: now }
     }
 
-    fn take(&mut self, rate: u32, now: Instant) -> bool {
+    pub(crate) fn take(&mut self, rate: u32, now: Instant) -> bool {
         let rate = f64::from(rate);
         let gained = now.saturating_duration_since(self.filled).as_secs_f64() * rate;
         self.tokens = (self.tokens + gained).min(rate);

@@ -88,8 +88,8 @@ impl Lookup {
         let read = origin.read(id).await.map_err(|_| Refusal::Internal)?;
         if read.is_none() {
             // It has just been found damaged or gone. Does nothing if only this reading failed.
-            self.announcer.withdraw(Record::Shard(ShardId(id)));
-            self.announcer.withdraw(Record::Content(ContentId(id)));
+            self.announcer.withdraw(Record::Shard(ShardId(id))).await;
+            self.announcer.withdraw(Record::Content(ContentId(id))).await;
         }
         Ok(read.map(|bytes| Found { bytes, source: Source::Disk, room }))
     }
@@ -100,9 +100,20 @@ impl Lookup {
         let read = relay.cache.read(id).await;
         if read.is_none() && relay.announce {
             // It was found damaged or gone. Does nothing if only this reading failed.
-            self.announcer.withdraw(Record::Shard(ShardId(id)));
+            self.announcer.withdraw(Record::Shard(ShardId(id))).await;
+        }
+        if read.is_some() && relay.announce {
+            self.touch(relay, id, Instant::now());
         }
         Ok(read.map(|bytes| Found { bytes, source: Source::Disk, room }))
+    }
+
+    /// Has the directory told again, now and then, of a blob that is in use.
+    fn touch(&self, relay: &RelaySide, id: BlobId, now: Instant) {
+        let stale = relay.cache.told(id).is_some_and(|told| self.announcer.is_stale(told, now));
+        if stale && self.announcer.touch(id, now) {
+            relay.cache.set_told(id, now);
+        }
     }
 
     async fn wait(

@@ -43,8 +43,14 @@ pub struct Metrics {
     pub corrupt_blobs_total: CounterVec<U64>,
     /// Blobs on disk that the disk failed to read, by `place`: `origin` or `cache`.
     pub disk_read_failures_total: CounterVec<U64>,
-    /// Announcements to the directory that were dropped because its queue was full.
-    pub announcements_dropped_total: Counter<U64>,
+    /// Records that wait to be told to the directory.
+    pub announcements_waiting: Gauge<U64>,
+    /// Passes over all that is held, by `reason`: the directory has started (`start`), or there was
+    /// no place for a record (`overflow`).
+    pub announcement_scans_total: CounterVec<U64>,
+    /// Cached blobs that were served and not told of for long, by `outcome`: told again (`told`), or
+    /// not, because of the rate (`limited`).
+    pub announcement_touches_total: CounterVec<U64>,
     /// Requests to the directory that failed, by `operation`.
     pub directory_failures_total: CounterVec<U64>,
 }
@@ -112,9 +118,17 @@ impl Metrics {
                 "Blobs that the disk failed to read",
                 "place",
             )?,
-            announcements_dropped_total: make.counter(
-                "announcements_dropped_total",
-                "Announcements dropped because the queue was full",
+            announcements_waiting: make
+                .gauge("announcements_waiting", "Records that wait to be told to the directory")?,
+            announcement_scans_total: make.counters(
+                "announcement_scans_total",
+                "Passes over all that is held, to tell the directory",
+                "reason",
+            )?,
+            announcement_touches_total: make.counters(
+                "announcement_touches_total",
+                "Cached blobs in use that the directory was to be told of again",
+                "outcome",
             )?,
             directory_failures_total: make.counters(
                 "directory_failures_total",

@@ -12,15 +12,19 @@ use jsonrpsee::{
     http_client::{HttpClient, HttpClientBuilder},
     rpc_params,
 };
+use libp2p::PeerId;
 use nsn_relay::{
     ContentId, Progress, Stage,
-    client::{self as viewer, Address, Viewer},
+    client::{self as viewer, Address, DownloadError, Downloaded, ViewError, Viewer},
 };
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
 use super::{Error, print_line, progress::Bar};
-use crate::{offchain::publish::Published, rpc::content::Kept};
+use crate::{
+    offchain::publish::Published,
+    rpc::{content::Kept, relay::Relay},
+};
 
 /// How often the node is asked how far it is.
 const POLL: Duration = Duration::from_millis(200);
@@ -33,6 +37,10 @@ const MAX_NAMES: usize = 100;
 
 /// Entries of a list asked for at a time.
 const PAGE: u32 = 500;
+
+/// Relays of a region that are tried at most, and addresses of each.
+const RELAYS: u32 = 8;
+const ADDRESSES: usize = 2;
 
 /// Longest wait for any other answer.
 const CALL_LIMIT: Duration = Duration::from_secs(30);
@@ -52,7 +60,12 @@ pub enum Command {
 #[derive(Debug, Args)]
 pub struct Node {
     /// JSON-RPC of the node.
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:9944")]
+    #[arg(
+        long,
+        visible_alias = "rpc",
+        value_name = "URL",
+        default_value = "http://127.0.0.1:9944"
+    )]
     rpc_url: String,
 }
 
@@ -79,6 +92,10 @@ pub struct Get {
     /// A relay's or super-node's shard service, with `/p2p/` [default: that of the node at --rpc-url].
     #[arg(long, value_name = "MULTIADDR")]
     from: Option<Address>,
+    /// Fetch from a relay of this region, which the node at --rpc-url finds; if one fails, from the
+    /// next.
+    #[arg(long, value_name = "NAME", conflicts_with = "from", value_parser = crate::config::parse_region)]
+    region: Option<String>,
     /// Where to put it. An interrupted fetch leaves FILE.part and goes on from there.
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
@@ -259,20 +276,43 @@ impl Drop for Staged {
 
 impl Get {
     async fn run(&self) -> Result<(), Error> {
-        let from = match self.from {
-            Some(address) => address,
-            None => self.ask_node().await?,
+        let relays = match (self.from, &self.region) {
+            (Some(address), _) => vec![address],
+            (None, Some(region)) => self.relays_of(region).await?,
+            (None, None) => vec![self.ask_node().await?],
         };
+        let mut bar = Bar::new("connecting", 0, self.json);
+        let mut failed = Vec::new();
+        for from in &relays {
+            if relays.len() > 1 {
+                bar.say(&format!("fetching from {from}"));
+            }
+            match self.fetch(*from, &mut bar).await {
+                Ok(fetched) => {
+                    bar.finish();
+                    return self.report(*from, &fetched);
+                }
+                Err(error) if self.region.is_some() && is_of_the_relay(&error) => {
+                    bar.say(&format!("{}: {error}", from.peer));
+                    failed.push((from.peer, error));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let region = self.region.clone().unwrap_or_default();
+        Err(none_gave_it(&region, &failed))
+    }
+
+    async fn fetch(&self, from: Address, bar: &mut Bar) -> Result<Downloaded, Error> {
         let config = viewer::Config { parallel: self.parallel.max(1), ..Default::default() };
         let (sender, mut progress) = watch::channel(Progress::START);
-        let mut bar = Bar::new("connecting", 0, self.json);
         let viewer = Viewer::connect(from, None, config).await?;
         let fetched = {
             let download = viewer.download(self.content_id, &self.output, &sender);
             tokio::pin!(download);
             loop {
                 tokio::select! {
-                    fetched = &mut download => break fetched?,
+                    fetched = &mut download => break fetched,
                     Ok(()) = progress.changed() => {
                         let progress = *progress.borrow_and_update();
                         bar.set(stage(progress.stage), progress.done, progress.total);
@@ -287,11 +327,15 @@ impl Get {
             }
         };
         viewer.close().await;
-        bar.finish();
+        Ok(fetched?)
+    }
+
+    fn report(&self, from: Address, fetched: &Downloaded) -> Result<(), Error> {
         if self.json {
             print_line(serde_json::json!({
                 "content_id": self.content_id.to_string(),
                 "file": self.output,
+                "from": from.to_string(),
                 "media_type": fetched.media_type,
                 "total_len": fetched.total_len,
                 "shards": fetched.shards,
@@ -311,17 +355,59 @@ impl Get {
         Ok(())
     }
 
+    /// The relays of a region, each address of each, the one to try first in front.
+    async fn relays_of(&self, region: &str) -> Result<Vec<Address>, Error> {
+        let rpc = Rpc::new(&self.node, CALL_LIMIT)?;
+        let found: Vec<Relay> = rpc.call("relay_v1_find", rpc_params![region, RELAYS]).await?;
+        let addresses: Vec<Address> = found
+            .iter()
+            .flat_map(|relay| relay.shard_addrs.iter().take(ADDRESSES))
+            .filter_map(|address| address.parse().ok())
+            .collect();
+        if addresses.is_empty() {
+            return Err(Error::Argument(format!(
+                "the node at {} knows of no relay in region {region}; name one with --from, or try \
+                 another region",
+                self.node.rpc_url
+            )));
+        }
+        Ok(addresses)
+    }
+
     async fn ask_node(&self) -> Result<Address, Error> {
         let rpc = Rpc::new(&self.node, CALL_LIMIT)?;
         let status: serde_json::Value = rpc.call("relay_v1_status", rpc_params![]).await?;
         let first = status.get("listen_addrs").and_then(|all| all.get(0));
         first.and_then(|address| address.as_str()?.parse().ok()).ok_or_else(|| {
             Error::Argument(format!(
-                "the node at {} serves no shards; name a relay with --from",
+                "the node at {} serves no shards; name a relay with --from, or a region with --region",
                 self.node.rpc_url
             ))
         })
     }
+}
+
+/// Whether another relay may do better.
+fn is_of_the_relay(error: &Error) -> bool {
+    match error {
+        Error::Relay(ViewError::Socket(_)) => false,
+        Error::Relay(_) => true,
+        Error::Fetch(DownloadError::Fetch { source, .. }) => {
+            !matches!(source, ViewError::Manifest(_) | ViewError::Socket(_))
+        }
+        _ => false,
+    }
+}
+
+/// The one error of a region whose relays all failed.
+fn none_gave_it(region: &str, failed: &[(PeerId, Error)]) -> Error {
+    let reasons: Vec<String> =
+        failed.iter().map(|(peer, error)| format!("{peer}: {error}")).collect();
+    Error::Argument(format!(
+        "no relay of region {region} gave it, of {} tried: {}",
+        failed.len(),
+        reasons.join("; ")
+    ))
 }
 
 impl List {
@@ -370,6 +456,11 @@ const fn stage(stage: Stage) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nsn_relay::{
+        BlobId, Manifest,
+        upstream::DialError,
+        wire::{Code, ExchangeError},
+    };
 
     #[test]
     fn staging_never_touches_a_file_that_is_there() {
@@ -389,6 +480,30 @@ mod tests {
         drop(staged);
         assert!(!inbox.join("2-film.mp4").exists());
         assert_eq!(fs::read(&film).unwrap(), b"the original");
+    }
+
+    #[test]
+    fn another_relay_is_tried_for_what_is_one_relays_fault() {
+        let peer = PeerId::random();
+        let refused = |code| ViewError::Exchange(ExchangeError::Refused { code, busy: None });
+        let fetch = |source| DownloadError::Fetch { what: "shard", id: BlobId([1; 32]), source };
+        let unreachable = Error::Relay(ViewError::Dial(DialError::NoAddress(peer)));
+        assert!(is_of_the_relay(&unreachable));
+        assert!(is_of_the_relay(&Error::Fetch(fetch(refused(Code::NotFound)))));
+        let manifest = ViewError::Manifest(Manifest::decode(b"x").unwrap_err());
+        let full = || io::Error::from(io::ErrorKind::StorageFull);
+        let write = DownloadError::Write { path: "x".into(), source: full() };
+        for other in [
+            Error::Fetch(fetch(manifest)),
+            Error::Fetch(write),
+            Error::Relay(ViewError::Socket(full())),
+            Error::Argument("stopped".into()),
+        ] {
+            assert!(!is_of_the_relay(&other), "{other}");
+        }
+        let text = none_gave_it("eu", &[(peer, unreachable)]).to_string();
+        assert!(text.contains("region eu") && text.contains(&peer.to_string()), "{text}");
+        assert!(!text.contains('\n'), "one line");
     }
 
     #[test]

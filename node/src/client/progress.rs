@@ -37,6 +37,19 @@ impl Bar {
         Self { bar, plain }
     }
 
+    /// A line beside the bar; nothing where the bar is silent.
+    pub(super) fn say(&self, line: &str) {
+        if self.plain.is_some() {
+            #[allow(clippy::print_stderr, reason = "progress for people")]
+            {
+                eprintln!("{line}");
+            }
+        } else {
+            // Writes nothing where the bar is hidden.
+            self.bar.println(line);
+        }
+    }
+
     /// Moves the bar.
     pub(super) fn set(&mut self, what: &str, done: u64, total: u64) {
         self.bar.set_length(total);

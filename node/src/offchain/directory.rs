@@ -8,14 +8,23 @@ use std::{
     time::Duration,
 };
 
-use futures::{Stream, StreamExt, future::BoxFuture, stream};
+use futures::{
+    Stream, StreamExt,
+    future::BoxFuture,
+    stream::{self, BoxStream},
+};
 use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
-use nsn_p2p::{AddressPolicy, Overlay, dht::Key, identity::key_of, peers::ServiceRecord};
+use nsn_p2p::{
+    AddressPolicy, Overlay,
+    dht::{self, Key, ProvideError},
+    identity::key_of,
+    peers::ServiceRecord,
+};
 use nsn_relay::{
     BlobId, ContentId,
-    upstream::{DirectoryError, Record, Source},
+    upstream::{Class, DirectoryError, Record, Source, TellError},
 };
-use tokio::time::timeout;
+use tokio::{sync::watch, time::timeout};
 
 use super::{Slot, chain_view::ChainView};
 
@@ -50,11 +59,18 @@ pub struct Directory {
     overlay: Slot<Overlay>,
     chain: ChainView,
     policy: AddressPolicy,
+    max_cached: usize,
 }
 
 impl Directory {
-    pub(super) fn new(overlay: Slot<Overlay>, chain: ChainView, policy: AddressPolicy) -> Self {
-        Self { overlay, chain, policy }
+    /// Of an overlay that provides at most `max_cached` cached keys.
+    pub(super) fn new(
+        overlay: Slot<Overlay>,
+        chain: ChainView,
+        policy: AddressPolicy,
+        max_cached: usize,
+    ) -> Self {
+        Self { overlay, chain, policy, max_cached }
     }
 
     /// Who provides a content, at most `limit` of them, with their service records.
@@ -81,13 +97,6 @@ impl Directory {
 
     fn overlay(&self) -> Result<Overlay, DirectoryError> {
         self.overlay.current().ok_or_else(|| failed("the overlay is not running"))
-    }
-
-    /// The overlay, once it runs.
-    async fn started(&self) -> Result<Overlay, DirectoryError> {
-        let mut slot = self.overlay.watch();
-        let overlay = slot.wait_for(Option::is_some).await.map_err(failed)?.clone();
-        overlay.ok_or_else(|| failed("the overlay is not running"))
     }
 
     /// Asks each of `peers` for its service record, several at once; in the order of the answers.
@@ -157,20 +166,49 @@ impl nsn_relay::upstream::Directory for Directory {
         })
     }
 
-    fn provide(&self, record: Record) -> BoxFuture<'_, Result<(), DirectoryError>> {
+    fn provide(&self, record: Record, class: Class) -> BoxFuture<'_, Result<(), TellError>> {
+        let class = match class {
+            Class::Kept => dht::Class::Kept,
+            Class::Cached => dht::Class::Cached,
+        };
         Box::pin(async move {
-            // What is held must be found, so a directory that is not up yet is waited for.
-            let overlay = self.started().await?;
-            overlay.dht.provide(key(record)).await.map(drop).map_err(failed)
+            let overlay = self.overlay.current().ok_or(TellError::Down)?;
+            overlay.dht.provide(key(record), class).await.map(drop).map_err(not_told)
         })
     }
 
-    fn stop_providing(&self, record: Record) -> BoxFuture<'_, Result<(), DirectoryError>> {
+    fn stop_providing(&self, record: Record) -> BoxFuture<'_, Result<(), TellError>> {
         Box::pin(async move {
-            // A directory that is down provides nothing.
-            let Some(overlay) = self.overlay.current() else { return Ok(()) };
-            overlay.dht.stop_providing(key(record)).await.map(drop).map_err(failed)
+            let overlay = self.overlay.current().ok_or(TellError::Down)?;
+            overlay.dht.stop_providing(key(record)).await.map(drop).map_err(not_told)
         })
+    }
+
+    fn max_cached(&self) -> usize {
+        self.max_cached
+    }
+
+    fn starts(&self) -> BoxStream<'static, ()> {
+        let mut slot = self.overlay.watch();
+        slot.mark_changed();
+        let next = |mut slot: watch::Receiver<Option<Overlay>>| async move {
+            loop {
+                slot.changed().await.ok()?;
+                if slot.borrow_and_update().is_some() {
+                    return Some(((), slot));
+                }
+            }
+        };
+        stream::unfold(slot, next).boxed()
+    }
+}
+
+fn not_told(error: ProvideError) -> TellError {
+    match error {
+        ProvideError::Full(most) => TellError::Full(most),
+        ProvideError::Busy => TellError::Busy,
+        // The other one is of no call that is made here.
+        ProvideError::Closed(_) | ProvideError::NotProvided => TellError::Down,
     }
 }
 
@@ -294,7 +332,7 @@ mod tests {
         for (before, after, barred) in [(neutral, slashed, false), (slashed, neutral, true)] {
             let chain = view_of(peer.key(), before, after);
             assert_eq!(chain.hint(&peer.key()), Some(after), "which it is ranked by");
-            let directory = Directory::new(Slot::empty(), chain, AddressPolicy::Any);
+            let directory = Directory::new(Slot::empty(), chain, AddressPolicy::Any, 1);
             assert_eq!(directory.graylisted(&peer.peer_id()), barred);
             assert!(!directory.graylisted(&PeerId::random()), "nobody answers for it");
         }

@@ -5,6 +5,7 @@
 //! overlay      the libp2p network; owns its swarm                        (overlay -> nsn_p2p)
 //! relay        origin, cache, shard service; owns files and connections  (relay -> nsn_relay)
 //! wiring       tells the overlay what the relay serves, reads announcements (wiring)
+//! region       lists a relay under its region, finds the relays of one (region)
 //! audit        of a validator: sees who serves what they claim, and reports it (audit, reporter)
 //! ```
 //!
@@ -24,6 +25,7 @@ pub mod directory;
 pub mod inbox;
 mod overlay;
 pub mod publish;
+pub mod region;
 mod relay;
 mod reporter;
 mod runtime;
@@ -32,7 +34,7 @@ mod wiring;
 
 use std::{future::Future, path::PathBuf, sync::Arc, time::Duration};
 
-use nsn_p2p::Overlay;
+use nsn_p2p::{Overlay, peers::Region};
 use nsn_relay::Relay;
 use prometheus_endpoint::{PrometheusError, Registry};
 use sc_network::config::NetworkConfiguration;
@@ -120,6 +122,10 @@ pub struct Handles {
     pub relay: Slot<Relay>,
     /// Who holds what.
     pub directory: Directory,
+    /// The region that this node is in, if one is set.
+    pub region: Option<region::Own>,
+    /// Finds relays by region.
+    pub relays: region::Finder,
     /// Publishing.
     pub publisher: Publisher,
     /// New content heard of.
@@ -219,12 +225,24 @@ pub fn start(params: Params<'_>) -> Result<Offchain, StartError> {
     let overlay = Slot::empty();
     let relay = Slot::empty();
     let announcements = Announcements::default();
-    let directory = Directory::new(overlay.clone(), chain.clone(), overlay_config.address_policy);
+    let addresses = overlay_config.address_policy;
+    let max_cached = overlay_config.dht.max_cached;
+    let directory = Directory::new(overlay.clone(), chain.clone(), addresses, max_cached);
+    let relays =
+        region::Finder::new(settings.regions.clone(), overlay.clone(), chain.clone(), addresses);
 
     let threads = runtime::Threads::new(settings.service_threads)?;
     let announcer = Announcer::new(overlay.clone(), metrics.announcer.clone());
     let publisher = Publisher::new(inbox, relay.clone(), announcer.clone(), threads.handle());
     let own = nsn_p2p::Identity::from_secret(secret)?.key();
+    let region: Option<Region> = settings.region.as_deref().and_then(|name| name.parse().ok());
+    let listed = region.clone().filter(|_| settings.relay).map(|region| {
+        region::Provider::new(region, own, chain.clone(), overlay.clone(), relay.clone())
+    });
+    let own_region = match &listed {
+        Some(provider) => Some(provider.own()),
+        None => region.clone().map(region::Own::unlisted),
+    };
     let audit = validator.zip(metrics.audit).map(|(validator, (metrics, reports))| {
         let Validator { keystore, pool, sync } = validator;
         let reporter = reporter::Reporter {
@@ -242,7 +260,7 @@ pub fn start(params: Params<'_>) -> Result<Offchain, StartError> {
             sync,
             view: chain.clone(),
             overlay: overlay.clone(),
-            policy: overlay_config.address_policy,
+            policy: addresses,
             file: base_path.join("audit").join("known"),
             own,
             metrics,
@@ -275,7 +293,8 @@ pub fn start(params: Params<'_>) -> Result<Offchain, StartError> {
             announcements: announcements.clone(),
             announcer,
             announce_every: settings.announce_every,
-            region: settings.region.as_deref().and_then(|region| region.parse().ok()),
+            region,
+            listed,
             super_node: settings.super_node,
             relay_role: settings.relay,
         },
@@ -283,7 +302,16 @@ pub fn start(params: Params<'_>) -> Result<Offchain, StartError> {
         fault,
     };
     let guard = threads.run(settings.drain_limit, shutdown.clone(), run(services, shutdown))?;
-    let handles = Handles { chain, overlay, relay, directory, publisher, announcements };
+    let handles = Handles {
+        chain,
+        overlay,
+        relay,
+        directory,
+        region: own_region,
+        relays,
+        publisher,
+        announcements,
+    };
     Ok(Offchain { handles, guard, fatal })
 }
 

@@ -1,5 +1,6 @@
 //! What joins overlay and shard service beyond the directory: tells the overlay what this node
-//! serves and where, takes in announcements of new content, and announces its own again.
+//! serves, where, and how busy it is, lists it under its region, takes in announcements of new
+//! content, and announces its own again.
 //!
 //! Both services may be rebuilt at any time (their supervisors), so everything here starts again
 //! whenever a slot changes.
@@ -18,11 +19,15 @@ use super::{
     Slot,
     announcements::Announcements,
     announcer::Announcer,
+    region::Provider,
     supervisor::{BoxError, Policy, Running, supervise},
 };
 
 /// Pause before a busy overlay is told again.
 const BUSY_PAUSE: Duration = Duration::from_millis(200);
+
+/// How often the overlay is told how busy the shard service is.
+const LOAD_EVERY: Duration = Duration::from_secs(10);
 
 /// Longest wait for the overlay at shutdown.
 const WITHDRAW_LIMIT: Duration = Duration::from_secs(1);
@@ -37,6 +42,8 @@ pub(super) struct Wiring {
     /// How often one of the contents that this node keeps is announced again.
     pub(super) announce_every: Duration,
     pub(super) region: Option<Region>,
+    /// Lists this node under its region, if it is a relay.
+    pub(super) listed: Option<Provider>,
     pub(super) super_node: bool,
     pub(super) relay_role: bool,
 }
@@ -48,7 +55,7 @@ impl Wiring {
         let start = move |token: CancellationToken| -> Result<((), Running), BoxError> {
             let wiring = self.clone();
             let joined = async move {
-                wiring.join(token).await;
+                Box::pin(wiring.join(token)).await;
                 Ok(())
             };
             Ok(((), Box::pin(joined)))
@@ -60,51 +67,55 @@ impl Wiring {
     async fn join(self, shutdown: CancellationToken) {
         tokio::select! {
             () = shutdown.cancelled() => {}
-            ((), (), ()) = async {
+            ((), (), (), ()) = async {
                 tokio::join!(
                     self.tell_services(),
                     self.hear_announcements(),
                     self.announcer.repeat(&self.relay, self.announce_every),
+                    self.list(),
                 )
             } => {}
+        }
+    }
+
+    async fn list(&self) {
+        match &self.listed {
+            Some(listed) => listed.run().await,
+            None => std::future::pending().await,
         }
     }
 
     /// Tells the overlay, before it leaves, that this node serves nothing any more.
     async fn withdraw(&self) {
         if let Some(overlay) = self.overlay.current() {
-            let told = overlay.peers.set_services(LocalServices::default());
+            let told = async {
+                if let Some(listed) = &self.listed {
+                    listed.withdraw().await;
+                }
+                overlay.peers.set_services(LocalServices::default()).await
+            };
             if !matches!(tokio::time::timeout(WITHDRAW_LIMIT, told).await, Ok(Ok(()))) {
                 tracing::debug!(target: "nsn::services", "the overlay was gone already");
             }
         }
     }
 
-    /// Keeps the overlay's service record true: roles and the shard service's address while that
-    /// service runs, nothing while it does not.
+    /// Keeps the overlay's service record true: roles, the shard service's address and its load while
+    /// that service runs, nothing while it does not.
     async fn tell_services(&self) {
         let mut overlays = self.overlay.watch();
         let mut relays = self.relay.watch();
-        let mut new_overlay = false;
         loop {
-            let overlay = {
-                let seen = overlays.borrow_and_update();
-                new_overlay |= seen.has_changed();
-                seen.clone()
-            };
+            let overlay = overlays.borrow_and_update().clone();
             let relay = relays.borrow_and_update().clone();
             if let Some(overlay) = overlay {
                 self.tell(&overlay, relay.as_ref()).await;
-                if let Some(relay) = relay
-                    && std::mem::take(&mut new_overlay)
-                {
-                    // It knows nothing of what this node holds.
-                    relay.announce_again();
-                }
             }
             let changed = tokio::select! {
                 changed = overlays.changed() => changed,
                 changed = relays.changed() => changed,
+                // What has not changed costs nothing to tell: the record stays as it was signed.
+                () = tokio::time::sleep(LOAD_EVERY) => Ok(()),
             };
             if changed.is_err() {
                 return;
@@ -122,6 +133,7 @@ impl Wiring {
                     roles: Roles { super_node: self.super_node, relay: self.relay_role },
                     region: self.region.clone(),
                     shard_listen: vec![listen],
+                    load: relay.load(),
                     ..Default::default()
                 }
             }

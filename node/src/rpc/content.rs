@@ -6,7 +6,7 @@ use sc_rpc_api::check_if_safe;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
-use super::{bad_argument, down, failed};
+use super::{bad_argument, count, down, failed};
 use crate::offchain::{
     Handles,
     announcements::Announced,
@@ -77,9 +77,14 @@ pub trait ContentApi {
     #[method(name = "content_v1_announced")]
     async fn announced(&self) -> RpcResult<Vec<Announced>>;
 
-    /// Asks the directory who holds the content `content_id`; at most 20 providers.
+    /// Asks the directory who holds the content `content_id`, at most `limit` of them (20 without
+    /// it, and at most). Nobody is an empty list.
     #[method(name = "content_v1_findProviders")]
-    async fn find_providers(&self, content_id: String) -> RpcResult<Vec<Provider>>;
+    async fn find_providers(
+        &self,
+        content_id: String,
+        limit: Option<u32>,
+    ) -> RpcResult<Vec<Provider>>;
 }
 
 /// Answers the methods.
@@ -162,15 +167,20 @@ impl ContentApiServer for Content {
         Ok(self.offchain.announcements.newest())
     }
 
-    async fn find_providers(&self, content_id: String) -> RpcResult<Vec<Provider>> {
+    async fn find_providers(
+        &self,
+        content_id: String,
+        limit: Option<u32>,
+    ) -> RpcResult<Vec<Provider>> {
         let id = content_id.parse::<ContentId>().map_err(bad_argument)?;
+        let limit = count(limit, MAX_PROVIDERS, MAX_PROVIDERS).map_err(bad_argument)?;
         let Ok(_place) = self.lookups.try_acquire() else {
             return Err(failed("many lookups are going on already: try again in a second"));
         };
         if self.offchain.overlay.current().is_none() {
             return Err(down("overlay", "--no-overlay"));
         }
-        let found = self.offchain.directory.providers_of_content(id, MAX_PROVIDERS).await;
+        let found = self.offchain.directory.providers_of_content(id, limit).await;
         let providers = found.map_err(failed)?;
         Ok(providers
             .into_iter()

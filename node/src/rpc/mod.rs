@@ -6,7 +6,8 @@
 //!
 //! They tell about *this node*. Facts of the chain, reputation among them, are runtime APIs, so that
 //! any client library types them. Calls that change something or tell of peers' addresses or local
-//! paths are unsafe-only (`--rpc-methods`).
+//! paths are unsafe-only (`--rpc-methods`). Where somebody serves shards is no such address: whoever
+//! serves signs it into a record for everybody who asks, so that viewers come.
 
 pub mod content;
 pub mod p2p;
@@ -59,6 +60,16 @@ fn failed(error: impl std::fmt::Display) -> ErrorObjectOwned {
 /// A call with a bad argument.
 fn bad_argument(error: impl std::fmt::Display) -> ErrorObjectOwned {
     ErrorObject::owned(code::BAD_ARGUMENT, error.to_string(), None::<()>)
+}
+
+/// How many entries a caller gets who asks for `asked` of them: `default` without it, and never more
+/// than `most`.
+fn count(asked: Option<u32>, default: usize, most: usize) -> Result<usize, &'static str> {
+    match asked {
+        None => Ok(default.min(most)),
+        Some(0) => Err("limit must be at least 1"),
+        Some(asked) => Ok(usize::try_from(asked).unwrap_or(most).min(most)),
+    }
 }
 
 /// What the GRANDPA methods need.
@@ -121,7 +132,7 @@ pub fn module(
     let Deps { client, pool, offchain, grandpa } = deps.clone();
     let mut module = RpcModule::new(());
     module.merge(System::new(client.clone(), pool).into_rpc())?;
-    module.merge(TransactionPayment::new(client).into_rpc())?;
+    module.merge(TransactionPayment::new(client.clone()).into_rpc())?;
     module.merge(
         Grandpa::new(
             executor,
@@ -133,7 +144,20 @@ pub fn module(
         .into_rpc(),
     )?;
     module.merge(p2p::P2p::new(offchain.clone()).into_rpc())?;
-    module.merge(relay::Relay::new(offchain.clone()).into_rpc())?;
+    module.merge(relay::RelayRpc::new(offchain.clone(), client).into_rpc())?;
     module.merge(content::Content::new(offchain).into_rpc())?;
     Ok(module)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_is_kept_below_the_most_and_above_zero() {
+        assert_eq!(count(None, 8, 32), Ok(8));
+        assert_eq!(count(Some(1), 8, 32), Ok(1));
+        assert_eq!(count(Some(u32::MAX), 8, 32), Ok(32));
+        assert!(count(Some(0), 8, 32).is_err());
+    }
 }

@@ -123,6 +123,11 @@ pub trait P2pApi {
     #[method(name = "p2p_v1_status")]
     async fn status(&self) -> RpcResult<Status>;
 
+    /// The directory as this node sees it: what it provides and how far that is announced, what it
+    /// holds for others, and what it looks up.
+    #[method(name = "p2p_v1_dhtStatus")]
+    async fn dht_status(&self) -> RpcResult<dht::Status>;
+
     /// The connected peers, each with its reputation (absent for one that no account answers for)
     /// and gossip score. Tells addresses, so unsafe.
     #[method(name = "p2p_v1_peers", with_extensions)]
@@ -210,6 +215,10 @@ impl P2pApiServer for P2p {
         let overlay = peers.status().await.map_err(failed)?;
         let directory = dht.status().await.map_err(failed)?;
         Ok(Status { overlay, directory })
+    }
+
+    async fn dht_status(&self) -> RpcResult<dht::Status> {
+        self.overlay()?.dht.status().await.map_err(failed)
     }
 
     async fn peers(&self, ext: &Extensions) -> RpcResult<Vec<peers::PeerView>> {

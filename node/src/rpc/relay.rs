@@ -1,41 +1,93 @@
-//! `relay_v1_*`: the shard service of this node, as relay, as origin, or both.
+//! `relay_v1_*`: the shard service of this node, as relay, as origin, or both; and the relays of a
+//! region.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
 
+use codec::Decode as _;
 use jsonrpsee::{core::RpcResult, proc_macros::rpc};
 use libp2p::{Multiaddr, multiaddr::Protocol};
-use serde::Serialize;
+use nsn_p2p::{OverlayKey, peers};
+use nsn_runtime::{AccountId, Runtime};
+use sc_client_api::StorageProvider as _;
+use serde::{Deserialize, Serialize};
+use sp_blockchain::HeaderBackend as _;
+use sp_core::storage::StorageKey;
 
-use super::down;
-use crate::offchain::{Handles, directory::shard_multiaddr};
+use super::{bad_argument, count, down, failed};
+use crate::{
+    offchain::{Handles, directory::shard_multiaddr, region::find},
+    service::Client,
+};
+
+/// Relays that `relay_v1_find` answers with where the caller does not say how many, and at most.
+const DEFAULT_RELAYS: usize = 8;
+const MAX_RELAYS: usize = 32;
 
 /// What `relay_v1_status` answers.
 #[derive(Clone, Debug, Serialize)]
 pub struct Status {
     /// Where viewers reach the shard service, with `/p2p/`; empty until it listens.
     pub listen_addrs: Vec<String>,
+    /// The region of this node; null if none is set.
+    pub region: Option<Region>,
     /// Everything else.
     #[serde(flatten)]
     pub service: nsn_relay::Status,
 }
 
+/// The region of this node.
+#[derive(Clone, Debug, Serialize)]
+pub struct Region {
+    /// Its name.
+    pub name: String,
+    /// Whether the directory lists this node under it, so that viewers there find it.
+    pub listed: bool,
+}
+
+/// A relay of a region.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Relay {
+    /// The overlay PeerId, base58.
+    pub peer_id: String,
+    /// The account that answers for it, in SS58; null if the chain's state cannot be read just now.
+    pub account: Option<AccountId>,
+    /// Seeder component of the account's reputation, 0..=1000.
+    pub seeder_score: u16,
+    /// Its region, by its signed service record.
+    pub region: String,
+    /// Where it serves shards, by the same record, each with `/p2p/`.
+    pub shard_addrs: Vec<String>,
+    /// How busy it says it is, 0 idle to 255 full.
+    pub load: u8,
+}
+
 /// The `relay_v1_*` methods.
 #[rpc(server)]
 pub trait RelayApi {
-    /// The shard service of this node: addresses, cache, origin, viewers, fills.
+    /// The shard service of this node: addresses, region, cache, origin, viewers, fills.
     #[method(name = "relay_v1_status")]
     async fn status(&self) -> RpcResult<Status>;
+
+    /// The relays of `region` (this node's own without it) that can be reached and that an account
+    /// in good standing answers for, the one to try first in front, at most `limit` of them (8
+    /// without it, 32 at most). None is an empty list. What was found is answered for ten seconds.
+    #[method(name = "relay_v1_find")]
+    async fn find(&self, region: Option<String>, limit: Option<u32>) -> RpcResult<Vec<Relay>>;
 }
 
 /// Answers the methods.
-pub struct Relay {
+pub struct RelayRpc {
     offchain: Handles,
+    client: Arc<Client>,
 }
 
-impl Relay {
-    /// Answers from `offchain`.
-    pub fn new(offchain: Handles) -> Self {
-        Self { offchain }
+impl RelayRpc {
+    /// Answers from `offchain`, and from the chain whose accounts they are.
+    pub fn new(offchain: Handles, client: Arc<Client>) -> Self {
+        Self { offchain, client }
     }
 
     /// The sockets that stand for `listening`: with an unspecified IP, loopback and whatever IPs the
@@ -55,6 +107,26 @@ impl Relay {
         ips.retain(|ip| seen.insert(*ip));
         ips.into_iter().map(|ip| SocketAddr::new(ip, listening.port())).collect()
     }
+
+    /// The region that is asked for.
+    fn region(&self, asked: Option<String>) -> RpcResult<peers::Region> {
+        match asked {
+            Some(asked) => asked.parse().map_err(bad_argument),
+            None => self.offchain.region.as_ref().map(|own| own.name.clone()).ok_or_else(|| {
+                bad_argument("this node is in no region (--region): say which one is asked for")
+            }),
+        }
+    }
+
+    /// The account that a key is bound to at the finalised block.
+    fn account(&self, key: &OverlayKey) -> Option<AccountId> {
+        let at = self.client.info().finalized_hash;
+        let place = StorageKey(pallet_reputation::Bound::<Runtime>::hashed_key_for(key));
+        let bound = self.client.storage(at, &place).ok()??;
+        let bound =
+            pallet_reputation::BindingOf::<Runtime>::decode(&mut bound.0.as_slice()).ok()?;
+        Some(bound.account)
+    }
 }
 
 fn ip_of(addr: &str) -> Option<IpAddr> {
@@ -66,7 +138,7 @@ fn ip_of(addr: &str) -> Option<IpAddr> {
 }
 
 #[jsonrpsee::core::async_trait]
-impl RelayApiServer for Relay {
+impl RelayApiServer for RelayRpc {
     async fn status(&self) -> RpcResult<Status> {
         let relay = self
             .offchain
@@ -83,6 +155,33 @@ impl RelayApiServer for Relay {
             .into_iter()
             .map(|socket| shard_multiaddr(socket).with(Protocol::P2p(peer)).to_string())
             .collect();
-        Ok(Status { listen_addrs, service })
+        let region = self
+            .offchain
+            .region
+            .as_ref()
+            .map(|own| Region { name: own.name.to_string(), listed: own.provided() });
+        Ok(Status { listen_addrs, region, service })
+    }
+
+    async fn find(&self, region: Option<String>, limit: Option<u32>) -> RpcResult<Vec<Relay>> {
+        let region = self.region(region)?;
+        let limit = count(limit, DEFAULT_RELAYS, MAX_RELAYS).map_err(bad_argument)?;
+        let found = self.offchain.relays.find(&region).await.map_err(|error| match error {
+            find::FindError::Down => down("overlay", "--no-overlay"),
+            find::FindError::Busy | find::FindError::Directory(_) => failed(error),
+        })?;
+        let relays = found.iter().take(limit).map(|relay| Relay {
+            peer_id: relay.peer.to_string(),
+            account: self.account(&relay.key),
+            seeder_score: relay.seeder_score,
+            region: region.to_string(),
+            shard_addrs: relay
+                .shard_addrs
+                .iter()
+                .map(|addr| addr.clone().with(Protocol::P2p(relay.peer)).to_string())
+                .collect(),
+            load: relay.load,
+        });
+        Ok(relays.collect())
     }
 }

@@ -11,11 +11,13 @@
 
 mod audits;
 mod bad_input;
+mod directory;
 mod equivocation;
 mod harness;
 mod main_job;
 mod operations;
 mod own_chain;
+mod region;
 mod reputation;
 mod topics;
 

@@ -16,7 +16,12 @@ pub(crate) fn origin(dir: &Path) -> Node {
 
 /// How a relay is started that knows nothing but a bootnode.
 pub(crate) async fn relay_setup(dir: &Path, bootnode: &Node, args: &[&str]) -> Setup {
-    let mut setup = Setup::dev(&dir.join("relay"), &["--relay"]).with(args);
+    relay_setup_at(&dir.join("relay"), bootnode, args).await
+}
+
+/// The same in a folder of its own.
+pub(crate) async fn relay_setup_at(base: &Path, bootnode: &Node, args: &[&str]) -> Setup {
+    let mut setup = Setup::dev(base, &["--relay"]).with(args);
     for addr in bootnode.overlay_addrs().await {
         setup = setup.with(&["--overlay-bootnodes", &addr]);
     }
@@ -51,6 +56,10 @@ async fn one_process_does_the_whole_job() {
     let fetched = get(id, &node.shard_addr().await, &out).await.unwrap();
     assert!(same(&file, &out));
     assert_eq!(fetched["media_type"], "video/mp4");
+
+    // The directory was told of the manifest and of each shard, with nobody there to tell.
+    let told = |status: &serde_json::Value| status["provided"] == 5 && status["unannounced"] == 5;
+    node.call_until("p2p_v1_dhtStatus", rpc_params![], told).await;
 
     let list = node.call("content_v1_list", rpc_params![]).await;
     assert_eq!(list[0]["content_id"], id);

@@ -17,7 +17,7 @@
 //! | `slots.rs` | `overlay.slots_missed` |
 //! | `node.rs`, `bare.rs` | the node that is measured, and the baseline |
 //! | `process.rs` | starting and asking them, and the load |
-//! | `stats.rs` | medians and quantiles |
+//! | `../shared` | what is printed; medians and quantiles |
 
 mod bare;
 mod connections;
@@ -28,39 +28,20 @@ mod messages;
 mod net100;
 mod node;
 mod process;
+#[path = "../shared/report.rs"]
+mod report;
 mod slots;
+#[path = "../shared/stats.rs"]
 mod stats;
 
 use peak_alloc::PeakAlloc;
-use serde::Serialize;
-use serde_json::Value;
-use std::{
-    error::Error,
-    io::{Write as _, stderr, stdout},
-};
+use report::Bench;
+pub(crate) use report::{Failure, Outcome, Outcomes};
 
 /// Counts the bytes that live. It costs every benchmark here, the baseline too, an atomic addition an
 /// allocation.
 #[global_allocator]
 static ALLOCATOR: PeakAlloc = PeakAlloc;
-
-/// What a benchmark found.
-#[derive(Serialize)]
-struct Outcome {
-    bench: &'static str,
-    value: f64,
-    unit: &'static str,
-    better: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    target: Option<f64>,
-    detail: Value,
-}
-
-type Failure = Box<dyn Error + Send + Sync>;
-type Outcomes = Result<Vec<Outcome>, Failure>;
-
-/// What a benchmark prints, and what runs it, quickly or not.
-type Bench = (&'static [&'static str], fn(bool) -> Outcomes);
 
 const BENCHES: [Bench; 8] = [
     (&["overlay.net100", "overlay.net100.lost", "overlay.net100.ceiling"], net100::run),
@@ -77,37 +58,9 @@ const BENCHES: [Bench; 8] = [
 ];
 
 fn main() -> Result<(), Failure> {
-    let (mut names, mut quick) = (Vec::new(), false);
-    let mut args = std::env::args().skip(1);
-    while let Some(arg) = args.next() {
-        match arg.as_str() {
-            "--quick" => quick = true,
-            "--node" => return node::serve(&args.next().unwrap_or_default()),
-            // What cargo adds.
-            "--bench" => {}
-            _ => names.push(arg),
-        }
+    let mut args = std::env::args().skip(1).peekable();
+    if args.next_if(|arg| arg == "--node").is_some() {
+        return node::serve(&args.next().unwrap_or_default());
     }
-    let picked =
-        |bench: &str| names.is_empty() || names.iter().any(|name| bench.starts_with(name.as_str()));
-    let mut failed: Vec<&str> = Vec::new();
-    for (prints, run) in BENCHES {
-        if !prints.iter().any(|bench| picked(bench)) {
-            continue;
-        }
-        writeln!(stderr(), "{} ...", prints.join(", "))?;
-        match run(quick) {
-            Ok(outcomes) => {
-                for outcome in outcomes {
-                    writeln!(stdout(), "{}", serde_json::to_string(&outcome)?)?;
-                }
-            }
-            // The others can run all the same.
-            Err(error) => {
-                writeln!(stderr(), "could not run: {error}")?;
-                failed.extend(prints.first().copied());
-            }
-        }
-    }
-    if failed.is_empty() { Ok(()) } else { Err(format!("could not run: {failed:?}").into()) }
+    report::run(&BENCHES, args)
 }

@@ -13,7 +13,7 @@ use std::{thread::sleep, time::Duration};
 /// Peers that publish, and messages a second of all of them.
 const PEERS: u32 = 100;
 const RATE: u32 = 1000;
-/// Payload of a message, in bytes. With envelope, author and signature about 480 on the wire.
+/// Payload of a message, in bytes. With envelope, seal and author about 430 on the wire.
 const SIZE: u32 = 256;
 /// Peers connect within 2.5 s, 40 a second, and meshes form in the next heartbeats.
 const WARM: Duration = Duration::from_secs(4);

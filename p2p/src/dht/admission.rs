@@ -31,15 +31,21 @@ pub(crate) enum Refused {
     GroupInTable,
     /// The bucket is full of peers that are no worse.
     BucketFull,
+    /// It could not be reached at any of the addresses that it told.
+    Unreachable,
+    /// Too many others wait to be dialled, to see whether they can be reached.
+    Unchecked,
 }
 
 /// All of them, which dashboards see from the start.
-pub(crate) const REFUSALS: [Refused; 5] = [
+pub(crate) const REFUSALS: [Refused; 7] = [
     Refused::Graylisted,
     Refused::NoAddress,
     Refused::GroupInBucket,
     Refused::GroupInTable,
     Refused::BucketFull,
+    Refused::Unreachable,
+    Refused::Unchecked,
 ];
 
 impl Refused {
@@ -51,6 +57,8 @@ impl Refused {
             Self::GroupInBucket => "group_in_bucket",
             Self::GroupInTable => "group_in_table",
             Self::BucketFull => "bucket_full",
+            Self::Unreachable => "unreachable",
+            Self::Unchecked => "unchecked",
         }
     }
 }

@@ -1,26 +1,27 @@
-//! The driver's part of the directory: commands and kad's events in, queries out.
+//! The driver's part of the directory: commands and events in, lookups and records out.
 
 use super::{
-    Announced, Command, Config, FindError, Inserted, Key, ProvideError, Refused, Schedule, Status,
-    Store, admission,
-    handle::Found,
-    queries::{Ask, Queries},
-    routing,
+    Announced, Class, Command, Config, Key, ProvideError, Rank, Status, Store, admission, client,
+    disk::Disk,
+    finder::{Errand, Finder, Finished, Purpose, Waiter},
+    queries::Query,
+    routing::{self, Seen},
+    sweep::{self, Announcer},
 };
 use crate::{
     AddressPolicy, Metrics, Multiaddr, PeerId, Protocols, Reputation, identity::key_of,
     metrics::gauge,
 };
-use libp2p::kad::{
-    self, Event, GetProvidersOk, InboundRequest, Mode, QueryId, QueryResult, QueryStats,
-};
-use std::{collections::HashMap, net::IpAddr, num::NonZeroUsize, sync::Arc, time::Instant};
-use tokio::sync::oneshot;
+use libp2p::kad::{self, Event, InboundRequest, Mode};
+use std::{collections::VecDeque, num::NonZeroUsize, sync::Arc, time::Instant};
 
 pub(crate) type Behaviour = kad::Behaviour<Store>;
 
-/// Callers that wait for first announcements. A caller beyond it is told `Pending` at once.
-const MAX_PROVIDE_WAITERS: usize = 1024;
+/// The two behaviours of the directory: kad serves and keeps the routing table, the client asks.
+pub(crate) struct Behaviours<'a> {
+    pub(crate) kad: &'a mut Behaviour,
+    pub(crate) client: &'a mut client::Behaviour,
+}
 
 /// Records expired in one turn of the loop: 1,000 take well under 1 ms.
 const EXPIRE_PER_TICK: usize = 1000;
@@ -32,39 +33,19 @@ pub(crate) enum Output {
     Located(PeerId, Vec<Multiaddr>),
 }
 
-/// The labels of [`Purpose`], which dashboards see from the start.
-pub(crate) const QUERY_KINDS: [&str; 3] = ["find", "announce", "locate"];
-
-/// Why a query is in flight.
-enum Purpose {
-    Find,
-    Announce(Key),
-    Locate(PeerId),
-}
-
-impl Purpose {
-    fn label(&self) -> &'static str {
-        match self {
-            Self::Find => "find",
-            Self::Announce(_) => "announce",
-            Self::Locate(_) => "locate",
-        }
-    }
-}
-
 pub(crate) struct Dht {
-    policy: AddressPolicy,
-    reputation: Arc<dyn Reputation>,
-    metrics: Metrics,
-    queries: Queries<QueryId, Found>,
-    schedule: Schedule,
-    /// Queries in flight: bounded by `max_queries`, `announce_parallelism` and the lookups of peers
-    /// that the service records' own bound allows.
-    purposes: HashMap<QueryId, Purpose>,
-    provide_waiters: HashMap<Key, Vec<oneshot::Sender<Result<Announced, ProvideError>>>>,
-    provide_waiting: usize,
+    pub(super) local: PeerId,
+    pub(super) policy: AddressPolicy,
+    pub(super) reputation: Arc<dyn Reputation>,
+    pub(super) metrics: Metrics,
+    /// None if nothing is kept over a restart.
+    pub(super) disk: Option<Disk>,
+    finder: Finder,
+    pub(super) announcer: Announcer,
+    /// At most one for each lookup for a peer, which the service records' own bound limits.
+    outputs: VecDeque<Output>,
     routing_table: usize,
-    routing: routing::Routing,
+    pub(super) routing: routing::Routing,
 }
 
 /// kad as configured, with a store of our own and nothing republished by itself.
@@ -89,44 +70,64 @@ pub(crate) fn behaviour(
         .set_provider_publication_interval(None)
         .set_replication_interval(None)
         .set_publication_interval(None)
-        .set_periodic_bootstrap_interval(Some(config.refresh));
-    let store = Store::new(local, config.store.clone(), policy, config.record_ttl);
+        .set_periodic_bootstrap_interval(None);
+    let began = Instant::now();
+    let store = Store::new(local, config.store.clone(), policy, config.record_ttl, began);
     kad::Behaviour::with_config(local, store, settings)
 }
 
 impl Dht {
     pub(crate) fn new(
+        local: PeerId,
         config: &Config,
         policy: AddressPolicy,
         reputation: Arc<dyn Reputation>,
         metrics: Metrics,
     ) -> Self {
+        let limits = admission::Limits::new(config, policy);
+        let upkeep = routing::Upkeep::new(local, config.refresh, &config.table, Instant::now());
+        let finder = Finder::new(local, config, policy, metrics.clone());
+        let (max_group, shown) = (finder.max_group(), metrics.sweep.clone());
+        let announcer = Announcer::new(&local, config, max_group, rand::random(), shown);
         Self {
+            local,
             policy,
             reputation,
+            finder,
+            announcer,
             metrics,
-            queries: Queries::new(config),
-            schedule: Schedule::new(config),
-            purposes: HashMap::new(),
-            provide_waiters: HashMap::new(),
-            provide_waiting: 0,
+            disk: None,
+            outputs: VecDeque::new(),
             routing_table: 0,
-            routing: routing::Routing::new(admission::Limits::new(config, policy), policy),
+            routing: routing::Routing::new(limits, policy, upkeep),
         }
     }
 
-    pub(crate) fn on_command(&mut self, command: Command, kad: &mut Behaviour, now: Instant) {
+    pub(crate) fn on_command(&mut self, command: Command, mut parts: Behaviours<'_>, now: Instant) {
         match command {
-            Command::Provide { key, answer } => self.provide(key, answer, kad, now),
+            Command::Provide { key, class, answer } => {
+                let _ = answer.send(self.provide(key, class, parts.kad, now));
+            }
+            Command::Announced { key, answer } => {
+                if self.announcer.await_announced(key, answer) == Err(sweep::Busy) {
+                    self.metrics.commands_refused.with_label_values(&["dht"]).inc();
+                }
+            }
             Command::StopProviding { key, answer } => {
-                kad.store_mut().stop_providing(&key);
-                let was_provided = self.schedule.remove(&key);
-                self.answer_provide(&key, Announced::Pending);
+                let was_provided = self.announcer.stop_providing(&key);
+                self.withdrawn(&key, parts.kad);
                 let _ = answer.send(was_provided);
             }
-            Command::Find { key, limit, answer } => self.find(key, limit, answer, kad),
+            Command::Find { key, limit, answer } => {
+                let waiter = Waiter::Find(answer);
+                self.finder.query(Query::Find(key), limit, waiter, &mut parts, now);
+            }
+            Command::Closest { key, answer } => {
+                let waiter = Waiter::Closest(answer);
+                self.finder.query(Query::Closest(key), usize::MAX, waiter, &mut parts, now);
+            }
             Command::Status { answer } => {
-                let _ = answer.send(self.status(kad));
+                let _ = answer.send(self.status(parts.kad, now));
             }
         }
     }
@@ -134,232 +135,130 @@ impl Dht {
     fn provide(
         &mut self,
         key: Key,
-        answer: oneshot::Sender<Result<Announced, ProvideError>>,
+        class: Class,
         kad: &mut Behaviour,
         now: Instant,
-    ) {
-        let answered = match self.schedule.insert(key, now) {
-            Err(full) => Err(ProvideError::Full(full.0)),
-            Ok(Inserted::Announced) => Ok(Announced::Yes),
-            Ok(Inserted::New | Inserted::Waiting) => {
-                kad.store_mut().provide(key);
-                if self.provide_waiting < MAX_PROVIDE_WAITERS && self.routing_table > 0 {
-                    self.provide_waiting += 1;
-                    self.provide_waiters.entry(key).or_default().push(answer);
-                    return;
-                }
-                Ok(Announced::Pending)
-            }
-        };
-        let _ = answer.send(answered);
-    }
-
-    fn answer_provide(&mut self, key: &Key, announced: Announced) {
-        for waiter in self.provide_waiters.remove(key).unwrap_or_default() {
-            self.provide_waiting -= 1;
-            let _ = waiter.send(Ok(announced));
+    ) -> Result<Announced, ProvideError> {
+        let provided = self.announcer.provide(key, class, now)?;
+        if provided.is_new {
+            kad.store_mut().provide(key);
+            self.finder.changed(&key);
         }
-    }
-
-    fn find(&mut self, key: Key, limit: usize, answer: Found, kad: &mut Behaviour) {
-        match self.queries.ask(key, limit, answer) {
-            Ask::Start => self.start_find(key, kad),
-            Ask::Joined | Ask::Queued => {}
-            Ask::Ready(answer, providers) => {
-                let _ = answer.send(Ok(providers));
-            }
-            Ask::Refused(answer) => {
-                self.metrics.commands_refused.with_label_values(&["dht"]).inc();
-                let _ = answer.send(Err(FindError::Busy));
-            }
+        if let Some(left) = provided.left {
+            self.withdrawn(&left, kad);
         }
+        Ok(provided.announced)
     }
 
-    fn start_find(&mut self, key: Key, kad: &mut Behaviour) {
-        let id = kad.get_providers(key.record_key());
-        self.purposes.insert(id, Purpose::Find);
-        self.queries.started(key, id);
+    /// A key is provided no longer.
+    fn withdrawn(&mut self, key: &Key, kad: &mut Behaviour) {
+        kad.store_mut().stop_providing(key);
+        self.finder.changed(key);
     }
 
     /// Looks for the addresses of a peer; ends in [`Output::Located`].
-    pub(crate) fn locate(&mut self, peer: PeerId, kad: &mut Behaviour) {
-        let id = kad.get_closest_peers(peer);
-        self.purposes.insert(id, Purpose::Locate(peer));
+    pub(crate) fn locate(&mut self, peer: PeerId, mut parts: Behaviours<'_>, now: Instant) {
+        self.finder.closest(peer.to_bytes(), Purpose::Locate(peer), &mut parts, now);
     }
 
-    /// Looks for peers near this node and in each bucket of the table, connecting to those found.
-    pub(crate) fn look_around(&mut self, kad: &mut Behaviour) {
-        // Without any known peer there is nobody to ask; the bootnodes are being dialled.
-        if let Err(error) = kad.bootstrap() {
-            tracing::trace!(%error, "no peer to ask for peers");
+    /// Starts what is due and takes what has ended. Called after every turn of the loop.
+    pub(crate) fn advance(&mut self, mut parts: Behaviours<'_>, now: Instant, now_ms: u64) {
+        if let Some(target) = self.next_refresh(parts.kad, now) {
+            self.finder.closest(target, Purpose::Refresh, &mut parts, now);
         }
-    }
-
-    /// Starts what is due. Called after every turn of the loop.
-    pub(crate) fn advance(&mut self, kad: &mut Behaviour, now: Instant) {
-        while let Some(key) = self.queries.next_queued() {
-            self.start_find(key, kad);
-        }
-        while let Some(key) = self.schedule.next(now) {
-            if self.routing_table == 0 {
-                self.announce_ended(&key, false, now);
-                continue;
+        for finished in self.finder.advance(&mut parts, now) {
+            if let Finished::Lookup(purpose, outcome) = &finished
+                && outcome.answered > 0
+                && let Some(point) = purpose.point()
+            {
+                self.routing.upkeep.looked(&point, now);
             }
-            match kad.start_providing(key.record_key()) {
-                Ok(id) => {
-                    self.purposes.insert(id, Purpose::Announce(key));
+            match finished {
+                Finished::Lookup(Purpose::Explore { id, .. }, outcome) => {
+                    self.announcer.on_lookup(id, outcome, now);
                 }
-                // Our store takes every key of ours; kad's signature allows it to refuse.
-                Err(error) => {
-                    tracing::warn!(?key, %error, "announcement refused by the record store");
-                    self.announce_ended(&key, false, now);
+                Finished::Lookup(Purpose::Locate(peer), outcome) => {
+                    let found = outcome.closest.into_iter().find(|found| found.peer == peer);
+                    let addresses = found.map(|found| found.addresses).unwrap_or_default();
+                    self.outputs.push_back(Output::Located(peer, addresses));
+                }
+                Finished::Lookup(Purpose::Refresh, outcome) => {
+                    self.refreshed(outcome.answered > 0, now);
+                }
+                // Callers were answered by the finder.
+                Finished::Lookup(Purpose::Find(_) | Purpose::Closest(_), _) => {}
+                Finished::Errand(Errand::Sweep(task), peer, result) => {
+                    let (finder, at) = (&mut self.finder, (now, now_ms));
+                    self.announcer.on_errand(task, peer, result, finder, &mut parts, at);
                 }
             }
         }
+        let reachable = self.routing_table > 0;
+        self.announcer.advance(&mut self.finder, &mut parts, reachable, now);
     }
 
-    fn announce_ended(&mut self, key: &Key, announced: bool, now: Instant) {
-        if announced {
-            self.schedule.announced(key, now);
-            self.metrics.kad_published.inc();
-            self.answer_provide(key, Announced::Yes);
-        } else {
-            self.schedule.failed(key, now);
-            self.answer_provide(key, Announced::Pending);
+    /// When [`Self::advance`] is to be called, if nothing else happens.
+    pub(crate) fn wakes_at(&self, client: &client::Behaviour, now: Instant) -> Option<Instant> {
+        self.finder.wakes_at(client, now).into_iter().chain(self.announcer.wakes_at(now)).min()
+    }
+
+    /// What is to be handed on, once.
+    pub(crate) fn next_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// A question or a batch of records of the client has ended.
+    pub(crate) fn on_client(&mut self, event: client::Event, kad: &mut Behaviour, now: Instant) {
+        if let Some(peer) = self.finder.asked(event.id) {
+            self.on_answered(&peer, event.result.as_ref().err().copied(), kad, now);
         }
+        self.finder.on_event(event, now);
     }
 
-    pub(crate) fn on_event(
-        &mut self,
-        event: Event,
-        kad: &mut Behaviour,
-        now: Instant,
-    ) -> Option<Output> {
+    pub(crate) fn on_event(&mut self, event: Event, kad: &mut Behaviour, now: Instant) {
         match event {
-            Event::OutboundQueryProgressed { id, result, stats, step } => {
-                return self.on_progress(id, result, &stats, step.last, kad, now);
-            }
             Event::InboundRequest {
                 request: InboundRequest::AddProvider { record: Some(record) },
             } => self.on_record(&record, kad, now),
             Event::RoutingUpdated { peer, .. } => {
                 self.routing.on_inserted(&peer);
+                self.routing.upkeep.changed = true;
                 self.count_routing_table(kad, now);
             }
             Event::ModeChanged { new_mode } => {
                 tracing::info!(mode = mode_label(new_mode), "directory mode");
             }
             // Answered by kad itself; or routable peers, which enter the table when they identify
-            // themselves.
-            Event::InboundRequest { .. }
+            // themselves. What kad asks for is peers, by a bootstrap of its own while the table has
+            // less than 20, which cannot be turned off; it dials those it finds.
+            Event::OutboundQueryProgressed { .. }
+            | Event::InboundRequest { .. }
             | Event::UnroutablePeer { .. }
             | Event::RoutablePeer { .. }
             | Event::PendingRoutablePeer { .. } => {}
         }
-        None
-    }
-
-    fn on_progress(
-        &mut self,
-        id: QueryId,
-        result: QueryResult,
-        stats: &QueryStats,
-        last: bool,
-        kad: &mut Behaviour,
-        now: Instant,
-    ) -> Option<Output> {
-        match result {
-            QueryResult::GetProviders(Ok(GetProvidersOk::FoundProviders { providers, .. })) => {
-                let found = self.queries.found(&id, providers);
-                for (answer, providers) in found.answered {
-                    let _ = answer.send(Ok(providers));
-                }
-                if found.finish
-                    && let Some(mut query) = kad.query_mut(&id)
-                {
-                    query.finish();
-                }
-                return None;
-            }
-            QueryResult::GetProviders(ended) => {
-                let timed_out = ended.is_err();
-                self.ended(id, stats, timed_out);
-                for (answer, providers) in self.queries.ended(&id) {
-                    let none = timed_out && providers.is_empty();
-                    let _ = answer.send(if none { Err(FindError::Timeout) } else { Ok(providers) });
-                }
-            }
-            QueryResult::StartProviding(ended) => {
-                // kad calls it a success once it has tried; only a peer that answered was told.
-                let announced = ended.is_ok() && stats.num_successes() > 0;
-                if let Some(Purpose::Announce(key)) = self.ended(id, stats, ended.is_err()) {
-                    self.announce_ended(&key, announced, now);
-                }
-            }
-            QueryResult::GetClosestPeers(ended) => {
-                let timed_out = ended.is_err();
-                let peers = match ended {
-                    Ok(ok) => ok.peers,
-                    Err(kad::GetClosestPeersError::Timeout { peers, .. }) => peers,
-                };
-                if let Some(Purpose::Locate(peer)) = self.ended(id, stats, timed_out) {
-                    let addrs = peers.into_iter().filter(|p| p.peer_id == peer);
-                    let allowed = addrs.flat_map(|p| p.addrs).filter(|a| self.policy.allows(a));
-                    return Some(Output::Located(
-                        peer,
-                        allowed.take(routing::MAX_ADDRESSES).collect(),
-                    ));
-                }
-            }
-            QueryResult::Bootstrap(Ok(_)) if last => self.metrics.kad_bootstraps.inc(),
-            QueryResult::Bootstrap(Err(_)) => self.metrics.kad_query_timeouts.inc(),
-            // Not asked for.
-            QueryResult::Bootstrap(Ok(_))
-            | QueryResult::RepublishProvider(_)
-            | QueryResult::GetRecord(_)
-            | QueryResult::PutRecord(_)
-            | QueryResult::RepublishRecord(_) => {}
-        }
-        None
-    }
-
-    fn ended(&mut self, id: QueryId, stats: &QueryStats, timed_out: bool) -> Option<Purpose> {
-        let purpose = self.purposes.remove(&id)?;
-        if let Some(duration) = stats.duration() {
-            let metric = self.metrics.kad_query_duration.with_label_values(&[purpose.label()]);
-            metric.observe(duration.as_secs_f64());
-        }
-        if timed_out {
-            self.metrics.kad_query_timeouts.inc();
-        }
-        Some(purpose)
     }
 
     /// A peer placed a record here. kad has checked that the provider is who sent it.
     fn on_record(&mut self, record: &kad::ProviderRecord, kad: &mut Behaviour, now: Instant) {
         let standing = key_of(&record.provider).and_then(|key| self.reputation.standing(&key));
-        let stored = if standing.is_some_and(|s| s.graylisted()) {
-            Err(Refused::Graylisted)
-        } else {
-            kad.store_mut().add(&record.key, &record.provider, &record.addresses, now)
-        };
-        if let Err(reason) = stored {
+        let (provider, rank) = (&record.provider, Rank::of(standing));
+        let store = kad.store_mut();
+        if let Err(reason) = store.add(&record.key, provider, &record.addresses, rank, now) {
             self.metrics.kad_records_refused.with_label_values(&[reason.label()]).inc();
             tracing::debug!(provider = %record.provider, reason = reason.label(), "record refused");
         }
     }
 
-    /// A peer that speaks our kad, and is connected from `ip`, told its addresses; what it told
-    /// before no longer counts.
+    /// A peer that speaks our kad told its addresses; what it told before no longer counts.
     pub(crate) fn on_identified(
         &mut self,
         peer: &PeerId,
-        ip: Option<IpAddr>,
-        addresses: &[Multiaddr],
+        seen: Seen<'_>,
         kad: &mut Behaviour,
         now: Instant,
     ) {
-        let admitted = self.routing.admit(kad, peer, ip, addresses, &*self.reputation);
+        let admitted = self.routing.identified(kad, peer, seen, &*self.reputation, now);
         if let Err(reason) = admitted {
             self.metrics.kad_routing_refused.with_label_values(&[reason.label()]).inc();
             tracing::debug!(%peer, reason = reason.label(), "not in the routing table");
@@ -370,29 +269,40 @@ impl Dht {
     /// Reputation has changed: graylisted peers leave the routing table.
     pub(crate) fn on_reputation(&mut self, kad: &mut Behaviour, now: Instant) {
         routing::remove_graylisted(kad, &*self.reputation);
+        let reputation = &*self.reputation;
+        kad.store_mut().on_reputation(|key| Rank::of(reputation.standing(key)));
         self.count_routing_table(kad, now);
     }
 
     /// Takes a peer out of the routing table.
     pub(crate) fn forget_peer(&mut self, peer: &PeerId, kad: &mut Behaviour, now: Instant) {
         kad.remove_peer(peer);
+        self.routing.upkeep.changed = true;
         self.count_routing_table(kad, now);
     }
 
-    fn count_routing_table(&mut self, kad: &mut Behaviour, now: Instant) {
+    pub(super) fn count_routing_table(&mut self, kad: &mut Behaviour, now: Instant) {
         let before = self.routing_table;
         self.routing_table = kad.kbuckets().map(|bucket| bucket.num_entries()).sum();
         self.metrics.kad_routing_table_size.set(gauge(self.routing_table));
         if before == 0 && self.routing_table > 0 {
-            self.schedule.retry_failed(now);
+            self.announcer.on_first_peers(now);
         }
     }
 
-    pub(crate) fn on_tick(&mut self, kad: &mut Behaviour, now: Instant) {
+    pub(crate) fn on_tick(&mut self, kad: &mut Behaviour, now: Instant, now_ms: u64) {
         kad.store_mut().expire(now, EXPIRE_PER_TICK);
+        let left = kad.store_mut().take_left();
+        self.metrics.kad_records_expired.inc_by(left.expired);
+        for (reason, count) in left.displaced() {
+            self.metrics.kad_records_displaced.with_label_values(&[reason]).inc_by(count);
+        }
+        self.keep_table(kad, now);
+        self.save(kad, now, now_ms);
         self.metrics.kad_records.set(gauge(kad.store_mut().len()));
-        self.metrics.kad_provided.set(gauge(self.schedule.len()));
         self.count_routing_table(kad, now);
+        let own = key_of(&self.local).and_then(|key| self.reputation.standing(&key));
+        self.announcer.on_tick(self.routing_table, own.is_some(), now);
     }
 
     /// Peers in the routing table.
@@ -400,15 +310,17 @@ impl Dht {
         self.routing_table
     }
 
-    pub(crate) fn status(&self, kad: &mut Behaviour) -> Status {
+    pub(crate) fn status(&self, kad: &mut Behaviour, now: Instant) -> Status {
+        let sweep = self.announcer.status(now);
         Status {
             mode: mode_label(kad.mode()),
             routing_table: self.routing_table,
-            provided: self.schedule.len(),
-            unannounced: self.schedule.unannounced(),
+            provided: sweep.kept + sweep.cached,
+            unannounced: sweep.unannounced,
+            sweep,
             records: kad.store_mut().len(),
-            lookups: self.queries.in_flight(),
-            waiting: self.queries.waiting(),
+            lookups: self.finder.in_flight(),
+            waiting: self.finder.waiting(),
         }
     }
 }
@@ -417,17 +329,5 @@ fn mode_label(mode: Mode) -> &'static str {
     match mode {
         Mode::Client => "client",
         Mode::Server => "server",
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_query_kind_is_shown_from_the_start() {
-        let peer = crate::identity::peer_id_of(&[1; 32]).unwrap();
-        let purposes = [Purpose::Find, Purpose::Announce(Key::test(1)), Purpose::Locate(peer)];
-        assert_eq!(purposes.map(|purpose| purpose.label()), QUERY_KINDS);
     }
 }

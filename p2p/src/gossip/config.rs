@@ -76,8 +76,8 @@ pub struct Config {
     /// where only global addresses take part, no limit on dev and local chains unless it is set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mesh_per_group: Option<usize>,
-    /// Envelopes that are remembered, so that an author cannot send one again under a new sequence
-    /// number. Default 65,536. Worst case: twice as many, * 20 bytes = 2.6 MB.
+    /// Messages of each channel whose numbers are remembered, so that one that somebody numbered anew
+    /// is told from a duplicate. Default 16,384. Worst case: twice as many, twice, * 50 bytes = 3.3 MB.
     pub replays: usize,
     /// Peers, and as many addresses, whose faults are remembered after they left; the least guilty
     /// leaves. Default 10,000. Worst case: 10,000 * 2 * 200 bytes = 4 MB.
@@ -113,7 +113,7 @@ impl Default for Config {
             unbound_table: 4096,
             unbound_mesh: 2,
             mesh_per_group: None,
-            replays: 65_536,
+            replays: 16_384,
             ledger_size: 10_000,
             ledger_half_life: Duration::from_secs(600),
         }

@@ -1,8 +1,8 @@
 //! Gossip: six topics over two gossipsub behaviours.
 //!
-//! A message goes: gossipsub (signature, duplicate) -> [`Stage`](stage) beside the swarm's task
-//! ([`validate`]: envelope, age, who may speak; then replays and allowances) -> accept, ignore or
-//! reject -> local subscribers. What gossipsub refuses by itself is seen by `watch`, which wraps it.
+//! A message goes: gossipsub (duplicate) -> [`Stage`](stage) beside the swarm's task ([`validate`]: who
+//! may speak, envelope, age, the author's seal; then allowances) -> accept, ignore or reject -> local
+//! subscribers. What gossipsub refuses by itself is seen by `watch`, which wraps it.
 //!
 //! Peers are scored by gossipsub from what they send (`params`), and by us ([`score`]) from what the
 //! chain says of them, from the faults that [`ledger`] remembers after they left, and from whether
@@ -38,7 +38,7 @@ pub(crate) use handle::{Command, Ends, channels};
 pub use handle::{ExplainError, GossipHandle, Message, PublishError, Subscription};
 pub(crate) use metrics::GossipMetrics;
 pub(crate) use stage::Judged;
-pub(crate) use task::{Behaviours, Gossip};
+pub(crate) use task::{Behaviours, Gossip, Parts};
 pub use topic::{Channel, Topic, UnknownTopic};
 pub(crate) use watch::{Behaviour as Watched, Heard};
 

@@ -5,10 +5,10 @@ use super::{
     score::{THRESHOLDS, TOPIC_CAP},
     watch,
 };
-use crate::{AddressPolicy, Identity, Metrics, Protocols, RunError};
+use crate::{AddressPolicy, Identity, Metrics, PeerId, Protocols, RunError};
 use libp2p::gossipsub::{
-    self, MessageAuthenticity, MessageId, PeerScoreParams, PeerScoreThresholds, TopicScoreParams,
-    ValidationMode, WhitelistSubscriptionFilter, score_parameter_decay,
+    self, MessageAuthenticity, MessageId, PeerScoreParams, PeerScoreThresholds, TopicHash,
+    TopicScoreParams, ValidationMode, WhitelistSubscriptionFilter, score_parameter_decay,
 };
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ pub(crate) type Inner =
 
 /// Bytes of a message id. IHAVE messages list ids, and a receiver closes the stream on more control
 /// data than its limit, so short ids carry more messages a heartbeat.
-const MESSAGE_ID_BYTES: usize = 20;
+pub(crate) const MESSAGE_ID_BYTES: usize = 20;
 
 /// What one id takes in an IHAVE or IWANT: the id, its field tag and its length.
 const ID_BYTES: usize = MESSAGE_ID_BYTES + 2;
@@ -55,11 +55,12 @@ impl ControlLimits {
 
 const _: () = assert!(ControlLimits::OURS.consistent());
 
-/// Room above the largest payload: signature, key, source and topic take less than 1 KiB, but
+/// Room above the largest payload: source, number and topic take less than 1 KiB, but
 /// messages within about 8 KiB of the limit can close streams.
 const HEADROOM: usize = 16 * 1024;
 
-/// What a message's signature, key, source, sequence number and topic take at most.
+/// What a message's source, sequence number and topic take at most, and a signature and a key that it
+/// need not have.
 const FRAME: usize = 1024;
 
 /// For how long a bad message weighs on who sent it.
@@ -79,7 +80,8 @@ pub(crate) fn behaviour(
     let topics = || Topic::ALL.into_iter().filter(move |t| t.channel() == channel);
     let filter = WhitelistSubscriptionFilter(topics().map(Topic::hash).collect());
     let mut behaviour = Inner::new_with_subscription_filter(
-        MessageAuthenticity::Signed(identity.keypair().clone()),
+        // The seal is in the data, see `envelope`.
+        MessageAuthenticity::Author(identity.peer_id()),
         settings(channel, config, protocols, limits).map_err(|e| setup(e.to_string()))?,
         filter,
     )
@@ -88,7 +90,7 @@ pub(crate) fn behaviour(
     for topic in topics() {
         behaviour.subscribe(&topic.ident()).map_err(|e| setup(e.to_string()))?;
     }
-    Ok(watch::Behaviour::new(behaviour, channel, metrics.clone()))
+    Ok(watch::Behaviour::new(behaviour, channel, config.replays, metrics.clone()))
 }
 
 fn settings(
@@ -123,7 +125,8 @@ fn settings(
         // A large message takes longer to send than the second that gossipsub gives it.
         .publish_queue_duration(Duration::from_secs(10))
         .forward_queue_duration(Duration::from_secs(5))
-        .validation_mode(ValidationMode::Strict)
+        // Whoever signs for gossipsub too must have done it right; nobody has to.
+        .validation_mode(ValidationMode::Permissive)
         .validate_messages()
         // After a restart, honest peers bring what this node had published before. gossipsub would
         // take that for forgery and graylist them; we only ignore it.
@@ -137,16 +140,26 @@ fn settings(
     settings.build()
 }
 
-/// The first 20 bytes of `BLAKE3(topic, source, sequence number)`.
 fn message_id(message: &gossipsub::Message) -> MessageId {
+    MessageId::new(&id_of(&message.topic, message.source.as_ref(), &message.data))
+}
+
+/// The first 20 bytes of `BLAKE3(topic, author, data)`. The sequence number is nobody's word, for it is
+/// not signed; the data is all of the message, its author's signature with it.
+pub(crate) fn id_of(
+    topic: &TopicHash,
+    author: Option<&PeerId>,
+    data: &[u8],
+) -> [u8; MESSAGE_ID_BYTES] {
     let mut hasher = blake3::Hasher::new();
-    hasher.update(message.topic.as_str().as_bytes());
-    if let Some(source) = &message.source {
-        hasher.update(&source.to_bytes());
+    hasher.update(topic.as_str().as_bytes());
+    if let Some(author) = author {
+        hasher.update(&author.to_bytes());
     }
-    hasher.update(&message.sequence_number.unwrap_or_default().to_be_bytes());
-    let hash = hasher.finalize();
-    MessageId::new(hash.as_bytes().get(..MESSAGE_ID_BYTES).unwrap_or_default())
+    hasher.update(data);
+    let mut id = [0; MESSAGE_ID_BYTES];
+    hasher.finalize_xof().fill(&mut id);
+    id
 }
 
 fn thresholds() -> PeerScoreThresholds {
@@ -441,19 +454,19 @@ mod tests {
     }
 
     #[test]
-    fn message_ids_are_short_and_differ_by_topic_source_and_number() {
-        let message = |topic: Topic, secret: u8, number: u64| gossipsub::Message {
+    fn message_ids_are_short_and_differ_by_topic_author_and_data_alone() {
+        let message = |topic: Topic, secret: u8, data: &[u8], number: u64| gossipsub::Message {
             source: Some(Identity::from_secret([secret; 32]).unwrap().peer_id()),
-            data: vec![],
+            data: data.to_vec(),
             sequence_number: Some(number),
             topic: topic.hash(),
         };
         let id = |m| message_id(&m).0;
-        let first = id(message(Topic::Bft, 1, 1));
+        let first = id(message(Topic::Bft, 1, b"a", 1));
         assert_eq!(first.len(), 20);
-        assert_eq!(first, id(message(Topic::Bft, 1, 1)));
-        assert_ne!(first, id(message(Topic::Tasks, 1, 1)));
-        assert_ne!(first, id(message(Topic::Bft, 2, 1)));
-        assert_ne!(first, id(message(Topic::Bft, 1, 2)));
+        assert_eq!(first, id(message(Topic::Bft, 1, b"a", 2)));
+        assert_ne!(first, id(message(Topic::Tasks, 1, b"a", 1)));
+        assert_ne!(first, id(message(Topic::Bft, 2, b"a", 1)));
+        assert_ne!(first, id(message(Topic::Bft, 1, b"b", 1)));
     }
 }

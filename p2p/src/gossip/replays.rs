@@ -1,40 +1,45 @@
-//! Envelopes that were seen already.
+//! Messages that were seen already, each with its sequence number.
 //!
-//! gossipsub knows a message by topic, author and sequence number, so an author (nobody else can
-//! sign) may send one envelope again under the next number, and have the whole network carry it
-//! twice. Here an envelope is known by its topic, author and bytes.
+//! A message is known by its topic, author and data; the number is the word of whoever passed it on.
+//! gossipsub takes the same message under another number for a duplicate, which it is, and does not
+//! tell. Somebody has touched it, though, so it is counted apart.
 
-use super::Topic;
-use crate::OverlayKey;
-use std::{collections::HashSet, mem};
+use super::params::MESSAGE_ID_BYTES;
+use std::{collections::HashMap, mem};
 
-/// Remembers at least the last `capacity` envelopes and at most twice as many.
-pub(crate) struct Replays {
+/// What is known of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Seen {
+    /// Nothing.
+    First,
+    /// It came before, under this number.
+    Again,
+    /// It came before, under another number.
+    Renumbered,
+}
+
+/// Remembers at least the last `capacity` messages and at most twice as many.
+pub(super) struct Replays {
     capacity: usize,
-    newer: HashSet<[u8; 16]>,
-    older: HashSet<[u8; 16]>,
+    newer: HashMap<[u8; MESSAGE_ID_BYTES], Option<u64>>,
+    older: HashMap<[u8; MESSAGE_ID_BYTES], Option<u64>>,
 }
 
 impl Replays {
-    pub(crate) fn new(capacity: usize) -> Self {
-        Self { capacity, newer: HashSet::new(), older: HashSet::new() }
+    pub(super) fn new(capacity: usize) -> Self {
+        Self { capacity, newer: HashMap::new(), older: HashMap::new() }
     }
 
-    /// Remembers an envelope; false if it is remembered already.
-    pub(crate) fn insert(&mut self, topic: Topic, author: &OverlayKey, envelope: &[u8]) -> bool {
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(topic.name().as_bytes());
-        hasher.update(author);
-        hasher.update(envelope);
-        let mut id = [0; 16];
-        hasher.finalize_xof().fill(&mut id);
-        if self.older.contains(&id) || !self.newer.insert(id) {
-            return false;
+    /// A message came. The number it came under first stands.
+    pub(super) fn see(&mut self, id: [u8; MESSAGE_ID_BYTES], number: Option<u64>) -> Seen {
+        if let Some(known) = self.newer.get(&id).or_else(|| self.older.get(&id)) {
+            return if *known == number { Seen::Again } else { Seen::Renumbered };
         }
         if self.newer.len() >= self.capacity {
             self.older = mem::take(&mut self.newer);
         }
-        true
+        self.newer.insert(id, number);
+        Seen::First
     }
 }
 
@@ -43,14 +48,21 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn id(n: u16) -> [u8; MESSAGE_ID_BYTES] {
+        let mut id = [0; MESSAGE_ID_BYTES];
+        id[..2].copy_from_slice(&n.to_be_bytes());
+        id
+    }
+
     #[test]
-    fn topic_author_and_bytes_make_an_envelope() {
+    fn the_first_number_stands() {
         let mut replays = Replays::new(10);
-        assert!(replays.insert(Topic::Tasks, &[1; 32], b"a"));
-        assert!(!replays.insert(Topic::Tasks, &[1; 32], b"a"));
-        assert!(replays.insert(Topic::Bft, &[1; 32], b"a"));
-        assert!(replays.insert(Topic::Tasks, &[2; 32], b"a"));
-        assert!(replays.insert(Topic::Tasks, &[1; 32], b"b"));
+        assert_eq!(replays.see(id(1), Some(1)), Seen::First);
+        assert_eq!(replays.see(id(1), Some(1)), Seen::Again);
+        assert_eq!(replays.see(id(1), Some(2)), Seen::Renumbered);
+        assert_eq!(replays.see(id(1), None), Seen::Renumbered);
+        assert_eq!(replays.see(id(1), Some(1)), Seen::Again);
+        assert_eq!(replays.see(id(2), Some(1)), Seen::First);
     }
 
     proptest! {
@@ -61,7 +73,7 @@ mod tests {
             let mut replays = Replays::new(20);
             let mut fresh: Vec<u16> = Vec::new();
             for n in sent {
-                let is_new = replays.insert(Topic::Tasks, &[1; 32], &n.to_be_bytes());
+                let is_new = replays.see(id(n), None) == Seen::First;
                 let recent = &fresh[fresh.len().saturating_sub(20)..];
                 prop_assert!(!(is_new && recent.contains(&n)));
                 if is_new {

@@ -19,6 +19,12 @@ pub const SPAN: f64 = 40.0;
 /// conduct.
 pub const BOUND: f64 = 1.0;
 
+/// What an unbound peer gets: next to nothing, and above zero. gossipsub forgets at once who leaves
+/// with a score above zero, and keeps the record of everybody else, 1.5 KB in both behaviours, for
+/// as long as `retain_score`: with many strangers that come and go these were most of what it held.
+/// What is to be remembered of them is the ledger's.
+pub const UNBOUND: f64 = 0.01;
+
 /// The most a peer can earn by good behaviour on all topics together; the params cap it there.
 pub const TOPIC_CAP: f64 = 10.0;
 
@@ -70,12 +76,12 @@ impl Application {
 /// What the chain says: [`BOUND`] at a total of 500, linear to ±[`SPAN`] around it at 1,000 and 0. A
 /// graylisted peer gets [`GRAYLISTED`].
 ///
-/// An unbound peer gets 0. It cannot get less, although it ranks below bound ones: a negative score
+/// An unbound peer gets [`UNBOUND`]. It cannot get less, although it ranks below bound ones: a negative score
 /// keeps a peer out of every mesh, and a network of fresh nodes is all unbound. What it may not have
 /// is [`super::admission`]'s to say.
 pub fn reputation(standing: Option<Standing>) -> f64 {
     match standing {
-        None => 0.0,
+        None => UNBOUND,
         Some(standing) if standing.graylisted() => GRAYLISTED,
         Some(standing) => BOUND + (f64::from(standing.total.min(1000)) - 500.0) / 500.0 * SPAN,
     }
@@ -107,7 +113,7 @@ mod tests {
 
     #[test]
     fn a_binding_ranks_above_none_and_reputation_moves_it() {
-        assert_eq!(reputation(None), 0.0);
+        assert!(reputation(None) > 0.0 && reputation(None) < BOUND);
         assert_eq!(reputation(Some(Standing::NEUTRAL)), BOUND);
         assert_eq!(reputation(Some(standing(1000))), BOUND + SPAN);
         assert_eq!(reputation(Some(standing(250))), BOUND - SPAN / 2.0);

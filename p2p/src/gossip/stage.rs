@@ -1,9 +1,8 @@
 //! Validation, beside the swarm's task.
 //!
-//! One task judges all messages. One is enough: signatures are verified where they arrive, in the
-//! task of each connection, and what is left (a lookup, a header, a hash of the bytes) takes
-//! microseconds a message. And one keeps the order: the messages of an author are delivered in the
-//! order in which they came. They go over in a channel and come back in batches, so that under load
+//! One task judges all messages. One is enough: what takes long is the signature, 45 us, and only
+//! messages that are new come here, so it judges 20,000 a second. And one keeps the order: the messages
+//! of an author are delivered in the order in which they came. They go over in a channel and come back in batches, so that under load
 //! neither side is woken for each.
 //!
 //! ```text
@@ -16,10 +15,9 @@
 use super::{
     Config, Message, Topic,
     allowance::Allowances,
-    replays::Replays,
     validate::{self, Limits, Reason, Received, Verdict},
 };
-use crate::{OverlayKey, PeerId, Reputation, identity::key_of};
+use crate::{OverlayKey, PeerId, Protocols, Reputation, identity::key_of};
 use libp2p::{bytes::Bytes, gossipsub::MessageId};
 use std::{
     sync::Arc,
@@ -27,8 +25,8 @@ use std::{
 };
 use tokio::sync::mpsc;
 
-/// Most messages that are judged before the first of their verdicts goes back. At a microsecond or
-/// two each, nobody waits long for a batch.
+/// Most messages that are judged before the first of their verdicts goes back. At 45 us each nobody
+/// waits longer than 3 ms for a batch.
 const BATCH: usize = 64;
 
 /// A message to judge.
@@ -83,6 +81,7 @@ pub(crate) struct Worker {
 /// Makes both ends.
 pub(crate) fn stage(
     config: &Config,
+    chain: Protocols,
     own: OverlayKey,
     reputation: Arc<dyn Reputation>,
 ) -> (Stage, Worker) {
@@ -97,7 +96,7 @@ pub(crate) fn stage(
         messages: 0,
         bytes: 0,
     };
-    (stage, Worker { jobs, verdicts, judge: Judge::new(config, own, reputation) })
+    (stage, Worker { jobs, verdicts, judge: Judge::new(config, chain, own, reputation) })
 }
 
 impl Stage {
@@ -149,23 +148,28 @@ fn unix_ms() -> u64 {
 
 /// Judges messages one by one. Holds no clock.
 struct Judge {
+    chain: Protocols,
     own: OverlayKey,
     reputation: Arc<dyn Reputation>,
     limits: Limits,
-    replays: Replays,
     allowances: Allowances,
 }
 
 impl Judge {
-    fn new(config: &Config, own: OverlayKey, reputation: Arc<dyn Reputation>) -> Self {
+    fn new(
+        config: &Config,
+        chain: Protocols,
+        own: OverlayKey,
+        reputation: Arc<dyn Reputation>,
+    ) -> Self {
         Self {
+            chain,
             own,
             reputation,
             limits: Limits {
                 max_ttl_ms: millis(config.max_ttl),
                 max_skew_ms: millis(config.max_skew),
             },
-            replays: Replays::new(config.replays),
             allowances: Allowances::new(config),
         }
     }
@@ -177,16 +181,15 @@ impl Judge {
         }
         let from_author = job.author == job.from;
         let received = Received { topic: job.topic, author, from_author, data: &job.data };
-        let view = match validate::judge(received, &*self.reputation, self.limits, now_ms) {
+        let verdict =
+            validate::judge(received, &self.chain, &*self.reputation, self.limits, now_ms);
+        let view = match verdict {
             Verdict::Accept(view) => view,
             Verdict::Ignore(reason) => return Outcome::Ignore(reason),
             Verdict::Reject(reason) => return Outcome::Reject(reason),
         };
         // Without a key it has been rejected.
         let Some(author_key) = author else { return Outcome::Reject(Reason::AuthorKeyType) };
-        if !self.replays.insert(job.topic, &author_key, &job.data) {
-            return Outcome::Ignore(Reason::Replayed);
-        }
         let unbound = self.reputation.standing(&author_key).is_none();
         if unbound && !self.allowances.take(author_key, job.topic, view.payload.len(), now) {
             return Outcome::Ignore(Reason::Allowance);
@@ -209,13 +212,24 @@ pub(super) fn millis(duration: Duration) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Standing, gossip::Envelope, identity::peer_id_of, testnet::StaticReputation};
-    use codec::Encode;
+    use crate::{
+        Identity, Standing,
+        gossip::Envelope,
+        testnet::{GENESIS, StaticReputation},
+    };
 
     const NOW: u64 = 1_800_000_000_000;
 
+    fn identity(author: u8) -> Identity {
+        Identity::from_secret([author; 32]).unwrap()
+    }
+
+    fn key(author: u8) -> OverlayKey {
+        identity(author).key()
+    }
+
     fn job(author: u8, data: Vec<u8>) -> Job {
-        let author = peer_id_of(&[author; 32]).unwrap();
+        let author = identity(author).peer_id();
         Job {
             topic: Topic::Tasks,
             from: author,
@@ -226,13 +240,24 @@ mod tests {
         }
     }
 
-    fn envelope(n: u32) -> Vec<u8> {
-        Envelope::new(n.to_be_bytes().to_vec(), NOW, 1000).encode()
+    fn sealed(author: u8, payload: Vec<u8>, created_ms: u64, ttl_ms: u32) -> Job {
+        let envelope = Envelope::new(payload, created_ms, ttl_ms);
+        let chain = Protocols::new(&GENESIS);
+        let topic = Topic::Tasks.name();
+        job(author, envelope.sealed(&chain, topic, identity(author).keypair()).unwrap())
+    }
+
+    fn envelope(author: u8, n: u32) -> Job {
+        sealed(author, n.to_be_bytes().to_vec(), NOW, 1000)
     }
 
     /// One that is valid by the clock, for the worker reads it.
-    fn of_now(n: u32) -> Vec<u8> {
-        Envelope::new(n.to_be_bytes().to_vec(), unix_ms(), 60_000).encode()
+    fn of_now(n: u32) -> Job {
+        sealed(1, n.to_be_bytes().to_vec(), unix_ms(), 60_000)
+    }
+
+    fn judge(config: &Config, chain: &Arc<StaticReputation>) -> Judge {
+        Judge::new(config, Protocols::new(&GENESIS), key(9), chain.clone())
     }
 
     fn reason(outcome: Outcome) -> Option<Reason> {
@@ -246,35 +271,40 @@ mod tests {
     fn unbound_authors_have_an_allowance_and_bound_ones_need_none() {
         let chain = Arc::new(StaticReputation::default());
         let config = Config { unbound_messages: 1, ..Config::default() };
-        let mut judge = Judge::new(&config, [9; 32], chain.clone());
+        let mut judge = judge(&config, &chain);
         let now = Instant::now();
         let mut accepted = |author| {
             (0..20)
-                .filter(|n| reason(judge.judge(&job(author, envelope(*n)), now, NOW)).is_none())
+                .filter(|n| reason(judge.judge(&envelope(author, *n), now, NOW)).is_none())
                 .count()
         };
         assert_eq!(accepted(1), 16);
-        chain.set([2; 32], Some(Standing::NEUTRAL));
+        chain.set(key(2), Some(Standing::NEUTRAL));
         assert_eq!(accepted(2), 20);
-        let beyond = judge.judge(&job(1, envelope(100)), now, NOW);
+        let beyond = judge.judge(&envelope(1, 100), now, NOW);
         assert!(matches!(beyond, Outcome::Ignore(Reason::Allowance)), "{beyond:?}");
     }
 
     #[test]
-    fn an_envelope_counts_once_whatever_its_number_and_own_ones_never() {
-        let mut judge = Judge::new(&Config::default(), [9; 32], Arc::<StaticReputation>::default());
+    fn what_was_changed_on_the_way_is_the_senders_fault_and_own_messages_are_nobodys() {
+        let mut judge =
+            judge(&Config { unbound_messages: 1, ..Config::default() }, &Arc::default());
         let now = Instant::now();
-        let mut judged = |author| reason(judge.judge(&job(author, envelope(1)), now, NOW));
-        assert_eq!(judged(1), None);
-        assert_eq!(judged(1), Some(Reason::Replayed));
-        assert_eq!(judged(2), None);
-        assert_eq!(judged(9), Some(Reason::OwnMessage));
+        let forged = |n| Job { author: identity(1).peer_id(), ..envelope(2, n) };
+        for n in 0..100 {
+            let outcome = judge.judge(&forged(n), now, NOW);
+            assert!(matches!(outcome, Outcome::Reject(Reason::WronglySigned)), "{outcome:?}");
+        }
+        let outcome = judge.judge(&envelope(1, 1), now, NOW);
+        assert!(matches!(outcome, Outcome::Accept(_)), "nobody uses up another's allowance");
+        let own = judge.judge(&envelope(9, 1), now, NOW);
+        assert!(matches!(own, Outcome::Ignore(Reason::OwnMessage)), "{own:?}");
     }
 
     #[test]
     fn a_payload_is_a_part_of_the_message_and_no_copy() {
-        let mut judge = Judge::new(&Config::default(), [9; 32], Arc::<StaticReputation>::default());
-        let job = job(1, Envelope::new(vec![7; 1000], NOW, 1000).encode());
+        let mut judge = judge(&Config::default(), &Arc::default());
+        let job = sealed(1, vec![7; 1000], NOW, 1000);
         let Outcome::Accept(message) = judge.judge(&job, Instant::now(), NOW) else { panic!() };
         assert_eq!(message.payload, [7; 1000][..]);
         assert!(job.data.as_ptr_range().contains(&message.payload.as_ptr()));
@@ -283,11 +313,12 @@ mod tests {
     #[tokio::test]
     async fn messages_and_bytes_in_flight_are_bounded_and_order_is_kept() {
         let config = Config { validations: 8, validation_bytes: 1000, ..Config::default() };
-        let (mut stage, worker) = stage(&config, [9; 32], Arc::<StaticReputation>::default());
+        let chain = Protocols::new(&GENESIS);
+        let (mut stage, worker) = stage(&config, chain, key(9), Arc::<StaticReputation>::default());
         for n in 0..8 {
-            stage.submit(job(1, of_now(n))).unwrap();
+            stage.submit(of_now(n)).unwrap();
         }
-        assert!(stage.submit(job(1, of_now(8))).is_err(), "messages");
+        assert!(stage.submit(of_now(8)).is_err(), "messages");
         let worker = tokio::spawn(worker.run());
         let mut seen = Vec::new();
         while seen.len() < 8 {

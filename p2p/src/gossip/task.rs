@@ -12,10 +12,9 @@ use super::{
     watch::Behaviour,
 };
 use crate::{
-    AddressPolicy, Identity, Metrics, OverlayKey, PeerId, Reputation, address::Source,
+    AddressPolicy, Identity, Metrics, OverlayKey, PeerId, Protocols, Reputation, address::Source,
     identity::key_of, metrics::gauge,
 };
-use codec::Encode;
 use libp2p::{
     bytes::Bytes,
     gossipsub::{self, Event, MessageAcceptance, MessageId},
@@ -82,6 +81,16 @@ impl Behaviours<'_> {
     }
 }
 
+/// What gossip needs of the rest.
+pub(crate) struct Parts<'a> {
+    pub(crate) policy: AddressPolicy,
+    pub(crate) identity: &'a Identity,
+    /// The chain that messages are sealed for.
+    pub(crate) chain: &'a Protocols,
+    pub(crate) reputation: Arc<dyn Reputation>,
+    pub(crate) metrics: Metrics,
+}
+
 /// A connected peer: under 1 KiB.
 struct Known {
     since: Instant,
@@ -97,6 +106,8 @@ struct Known {
 
 pub(crate) struct Gossip {
     config: Config,
+    identity: Identity,
+    chain: Protocols,
     key: OverlayKey,
     per_group: Option<usize>,
     reputation: Arc<dyn Reputation>,
@@ -115,16 +126,16 @@ impl Gossip {
     /// Makes gossip, and the worker that judges its messages.
     pub(crate) fn new(
         config: Config,
-        policy: AddressPolicy,
-        identity: &Identity,
-        reputation: Arc<dyn Reputation>,
-        metrics: Metrics,
+        parts: Parts<'_>,
         topics: Vec<(Topic, broadcast::Sender<Message>)>,
         now: Instant,
     ) -> (Self, Worker) {
-        let (stage, worker) = stage(&config, identity.key(), reputation.clone());
+        let Parts { policy, identity, chain, reputation, metrics } = parts;
+        let (stage, worker) = stage(&config, chain.clone(), identity.key(), reputation.clone());
         let (entries, half_life) = (config.ledger_size, config.ledger_half_life);
         let this = Self {
+            identity: identity.clone(),
+            chain: chain.clone(),
             key: identity.key(),
             per_group: config.mesh_per_group.or(match policy {
                 AddressPolicy::Global => Some(PER_GROUP),
@@ -178,7 +189,9 @@ impl Gossip {
             return Err(PublishError::NotValidator(topic));
         }
         let ttl_ms = millis(self.config.ttl);
-        let bytes = Envelope::new(payload, now_ms, ttl_ms).encode();
+        let bytes = Envelope::new(payload, now_ms, ttl_ms)
+            .sealed(&self.chain, topic.name(), self.identity.keypair())
+            .map_err(|error| PublishError::Failed(error.to_string()))?;
         let len = bytes.len();
         let behaviour = behaviours.of(topic.channel()).inner_mut();
         match behaviour.publish(topic.hash(), bytes) {
@@ -216,6 +229,10 @@ impl Gossip {
             Heard::Refused { from, topic, reason } => {
                 self.refused(topic, reason, &from);
                 self.fault(&from, behaviours, now);
+                return;
+            }
+            Heard::Ignored { from, topic, reason } => {
+                self.refused(Some(topic), reason, &from);
                 return;
             }
             Heard::Disabled(peer) => {

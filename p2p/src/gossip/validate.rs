@@ -1,13 +1,13 @@
 //! Whether a message is delivered and passed on.
 //!
-//! gossipsub has checked the signature and that the message is new. What is left: who may speak on
-//! the topic, and whether the envelope is whole and of today. Reject costs the peer that passed the
+//! gossipsub has checked that the message is new. What is left: who may speak on the topic, whether the
+//! envelope is whole and of today, and last, because it takes longest, whether its author sealed it. Reject costs the peer that passed the
 //! message on, so only what that peer must answer for is rejected: every honest peer drops an
 //! undecodable message, but two honest peers may differ on the time and on who is a validator just
 //! now.
 
 use super::{EnvelopeError, Topic, View};
-use crate::{OverlayKey, Reputation};
+use crate::{OverlayKey, Protocols, Reputation};
 use serde::Serialize;
 
 /// What is to be done with a message.
@@ -33,12 +33,12 @@ pub enum Reason {
     Oversized,
     /// The signature is missing or wrong, or is not that of the author named.
     WronglySigned,
-    /// No sequence number, or one of a wrong length.
+    /// A sequence number of a wrong length.
     Unnumbered,
     /// On a topic this node never said it listens to.
     UnknownTopic,
-    /// The same envelope of the same author as before, under a new sequence number. (The same
-    /// message once more is no refusal but a duplicate, of which a mesh has many.)
+    /// The same message as before, to which somebody gave another sequence number. (The same once more
+    /// is no refusal but a duplicate, of which a mesh has many.)
     Replayed,
     /// Made later than now, by more than clocks may differ.
     Future,
@@ -90,7 +90,7 @@ impl Reason {
             Self::UnknownVersion => "of a version this node does not know",
             Self::Oversized => "larger than their topic takes",
             Self::WronglySigned => "wrongly signed",
-            Self::Unnumbered => "without a proper sequence number",
+            Self::Unnumbered => "with a sequence number of a wrong length",
             Self::UnknownTopic => "on a topic this node does not listen to",
             Self::Replayed => "repeated under a new number",
             Self::Future => "from the future by this node's clock",
@@ -120,7 +120,7 @@ pub struct Limits {
 pub struct Received<'a> {
     /// The topic it came on.
     pub topic: Topic,
-    /// The key that signed it; `None` if it is no ed25519 key.
+    /// The key that is said to have sealed it; `None` if it is no ed25519 key.
     pub author: Option<OverlayKey>,
     /// Whether the peer that sent it to us is the author.
     pub from_author: bool,
@@ -128,9 +128,10 @@ pub struct Received<'a> {
     pub data: &'a [u8],
 }
 
-/// Judges a message. `now_ms` is milliseconds since the Unix epoch.
+/// Judges a message on a topic of `chain`. `now_ms` is milliseconds since the Unix epoch.
 pub fn judge<'a>(
     message: Received<'a>,
+    chain: &Protocols,
     reputation: &dyn Reputation,
     limits: Limits,
     now_ms: u64,
@@ -160,32 +161,49 @@ pub fn judge<'a>(
     if envelope.expires_ms(limits.max_ttl_ms) < now_ms {
         return Verdict::Ignore(Reason::Expired);
     }
+    if !envelope.is_signed_by(&author, chain, message.topic.name()) {
+        return Verdict::Reject(Reason::WronglySigned);
+    }
     Verdict::Accept(envelope)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Standing, gossip::Envelope, testnet::StaticReputation};
-    use codec::Encode;
+    use crate::{
+        Identity, Standing,
+        gossip::Envelope,
+        testnet::{GENESIS, StaticReputation},
+    };
     use proptest::prelude::*;
 
     const NOW: u64 = 1_800_000_000_000;
     const LIMITS: Limits = Limits { max_ttl_ms: 120_000, max_skew_ms: 10_000 };
-    const AUTHOR: OverlayKey = [1; 32];
+
+    fn author() -> Identity {
+        Identity::from_secret([1; 32]).unwrap()
+    }
+
+    fn chain() -> Protocols {
+        Protocols::new(&GENESIS)
+    }
+
+    fn sealed(topic: Topic, payload: Vec<u8>, created_ms: u64, ttl_ms: u32) -> Vec<u8> {
+        let envelope = Envelope::new(payload, created_ms, ttl_ms);
+        envelope.sealed(&chain(), topic.name(), author().keypair()).unwrap()
+    }
 
     fn message(topic: Topic, data: &[u8]) -> Received<'_> {
-        Received { topic, author: Some(AUTHOR), from_author: true, data }
+        Received { topic, author: Some(author().key()), from_author: true, data }
     }
 
     fn judge_now<'a>(message: Received<'a>, reputation: &StaticReputation) -> Verdict<'a> {
-        judge(message, reputation, LIMITS, NOW)
+        judge(message, &chain(), reputation, LIMITS, NOW)
     }
 
     #[test]
     fn a_fresh_envelope_is_accepted() {
-        let envelope = Envelope::new(vec![1, 2], NOW - 5, 1000);
-        let bytes = envelope.encode();
+        let bytes = sealed(Topic::Video, vec![1, 2], NOW - 5, 1000);
         let verdict = judge_now(message(Topic::Video, &bytes), &StaticReputation::default());
         let Verdict::Accept(view) = verdict else { panic!("{verdict:?}") };
         assert_eq!((view.created_ms, view.payload), (NOW - 5, &[1, 2][..]));
@@ -208,7 +226,7 @@ mod tests {
     fn age_is_bounded_whatever_the_author_says() {
         let nobody = StaticReputation::default();
         let at = |created_ms, ttl_ms| {
-            let bytes = Envelope::new(vec![], created_ms, ttl_ms).encode();
+            let bytes = sealed(Topic::Tasks, vec![], created_ms, ttl_ms);
             match judge_now(message(Topic::Tasks, &bytes), &nobody) {
                 Verdict::Accept(_) => None,
                 Verdict::Ignore(reason) => Some(reason),
@@ -225,21 +243,21 @@ mod tests {
 
     #[test]
     fn votes_are_for_validators() {
-        let bytes = Envelope::new(vec![], NOW, 1000).encode();
+        let bytes = sealed(Topic::Bft, vec![], NOW, 1000);
         let reputation = StaticReputation::default();
         let direct = message(Topic::Bft, &bytes);
         let passed_on = Received { from_author: false, ..direct };
         assert_eq!(judge_now(direct, &reputation), Verdict::Reject(Reason::NotValidator));
         assert_eq!(judge_now(passed_on, &reputation), Verdict::Ignore(Reason::NotValidator));
-        reputation.set_validator(AUTHOR, true);
+        reputation.set_validator(author().key(), true);
         assert!(matches!(judge_now(direct, &reputation), Verdict::Accept(_)));
     }
 
     #[test]
     fn a_graylisted_author_is_not_heard_and_its_messenger_not_punished() {
-        let bytes = Envelope::new(vec![], NOW, 1000).encode();
+        let bytes = sealed(Topic::Video, vec![], NOW, 1000);
         let reputation = StaticReputation::default();
-        reputation.set(AUTHOR, Some(Standing { seeder: 0, ..Standing::NEUTRAL }));
+        reputation.set(author().key(), Some(Standing { seeder: 0, ..Standing::NEUTRAL }));
         assert_eq!(
             judge_now(message(Topic::Video, &bytes), &reputation),
             Verdict::Ignore(Reason::AuthorGraylisted)
@@ -247,8 +265,23 @@ mod tests {
     }
 
     #[test]
+    fn only_what_its_author_sealed_for_this_topic_is_accepted() {
+        let nobody = StaticReputation::default();
+        let bytes = sealed(Topic::Video, vec![1], NOW, 1000);
+        let rejected = Verdict::Reject(Reason::WronglySigned);
+        let elsewhere = message(Topic::Tasks, &bytes);
+        assert_eq!(judge_now(elsewhere, &nobody), rejected);
+        let other = Identity::from_secret([2; 32]).unwrap().key();
+        let of_another = Received { author: Some(other), ..message(Topic::Video, &bytes) };
+        assert_eq!(judge_now(of_another, &nobody), rejected);
+        let mut changed = bytes.clone();
+        changed[14] ^= 1;
+        assert_eq!(judge_now(message(Topic::Video, &changed), &nobody), rejected);
+    }
+
+    #[test]
     fn another_kind_of_key_is_rejected() {
-        let bytes = Envelope::new(vec![], NOW, 1000).encode();
+        let bytes = sealed(Topic::Video, vec![], NOW, 1000);
         let message = Received { author: None, ..message(Topic::Video, &bytes) };
         assert_eq!(
             judge_now(message, &StaticReputation::default()),
@@ -260,7 +293,7 @@ mod tests {
         #[test]
         fn any_bytes_are_judged(data: Vec<u8>, now: u64) {
             let _ = judge(
-                message(Topic::Challenges, &data), &StaticReputation::default(), LIMITS, now,
+                message(Topic::Challenges, &data), &chain(), &StaticReputation::default(), LIMITS, now,
             );
         }
     }

@@ -6,7 +6,14 @@
 //! topics that nobody listens to for five heartbeats, at 1 MiB each), and reports. Everything else
 //! goes through unchanged.
 
-use super::{Channel, Topic, params::Inner, score::THRESHOLDS, topic::ByTopic, validate::Reason};
+use super::{
+    Channel, Topic,
+    params::{Inner, id_of},
+    replays::{Replays, Seen},
+    score::THRESHOLDS,
+    topic::ByTopic,
+    validate::Reason,
+};
 use crate::{Metrics, Multiaddr, PeerId, metrics::gauge};
 use futures::future::Either;
 use libp2p::{
@@ -41,6 +48,8 @@ pub(crate) enum Heard {
     /// A message for which its sender answers, and which is dropped: gossipsub refuses it, or was
     /// not shown it.
     Refused { from: PeerId, topic: Option<Topic>, reason: Reason },
+    /// A message for which its sender does not answer, and which comes to nothing.
+    Ignored { from: PeerId, topic: Topic, reason: Reason },
     /// gossipsub has given up on a connection to the peer: nothing goes over it any more.
     Disabled(PeerId),
 }
@@ -53,15 +62,18 @@ pub(crate) struct Behaviour {
     /// Messages shown to gossipsub that have not come back as events. Once it has nothing more to
     /// say, these were duplicates.
     shown: ByTopic<u64>,
+    replays: Replays,
     /// Bounded by the messages of one RPC, at most 500, 64 bytes each: the swarm takes all of them
     /// before it brings another RPC.
     reports: VecDeque<Heard>,
 }
 
 impl Behaviour {
-    pub(crate) fn new(inner: Inner, channel: Channel, metrics: Metrics) -> Self {
+    /// Remembers the numbers of `replays` messages.
+    pub(crate) fn new(inner: Inner, channel: Channel, replays: usize, metrics: Metrics) -> Self {
         let shown = ByTopic::new(|_| 0);
-        Self { inner, channel, metrics, shown, reports: VecDeque::new() }
+        let replays = Replays::new(replays);
+        Self { inner, channel, metrics, shown, replays, reports: VecDeque::new() }
     }
 
     /// gossipsub itself.
@@ -105,7 +117,20 @@ impl Behaviour {
             };
             let metrics = self.metrics.gossip.topics.of(topic);
             metrics.bytes_received.inc_by(gauge(message.data.len()));
-            *self.shown.of_mut(topic) += 1;
+            let Some(author) = &message.source else {
+                let reason = Reason::WronglySigned;
+                self.reports.push_back(Heard::Refused { from, topic: Some(topic), reason });
+                return false;
+            };
+            let id = id_of(&message.topic, Some(author), &message.data);
+            if self.replays.see(id, message.sequence_number) == Seen::Renumbered {
+                // Whoever passes it on may not have been the one, and gossipsub wants to know that it
+                // passes on what others do.
+                let reason = Reason::Replayed;
+                self.reports.push_back(Heard::Ignored { from, topic, reason });
+            } else {
+                *self.shown.of_mut(topic) += 1;
+            }
             true
         });
     }

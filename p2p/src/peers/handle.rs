@@ -160,7 +160,7 @@ pub(crate) enum Command {
     List { answer: oneshot::Sender<Vec<PeerView>> },
     Known { peer: PeerId, answer: oneshot::Sender<KnownPeer> },
     Breakers { answer: oneshot::Sender<Vec<BreakerView>> },
-    ServiceRecord { peer: PeerId, answer: Served },
+    ServiceRecord { peer: PeerId, fresh: bool, answer: Served },
     SetServices { services: LocalServices, answer: oneshot::Sender<()> },
     Connect { addr: Multiaddr, answer: Connected },
     Ban { target: BanTarget, duration: Option<Duration>, reason: String, answer: Banned },
@@ -233,8 +233,18 @@ impl PeersHandle {
     /// The peer's service record: a known one that is still valid, or a fresh one, for which the
     /// peer is found, dialled and asked. This node's own if it is asked for.
     pub async fn service_record(&self, peer: PeerId) -> Result<ServiceRecord, ServiceError> {
+        self.record(peer, false).await
+    }
+
+    /// As [`Self::service_record`], but the peer is asked in any case: it shows that the peer is
+    /// there now, and tells its load.
+    pub async fn fresh_service_record(&self, peer: PeerId) -> Result<ServiceRecord, ServiceError> {
+        self.record(peer, true).await
+    }
+
+    async fn record(&self, peer: PeerId, fresh: bool) -> Result<ServiceRecord, ServiceError> {
         let (answer, answered) = oneshot::channel();
-        self.send(Command::ServiceRecord { peer, answer }, ServiceError::Busy)?;
+        self.send(Command::ServiceRecord { peer, fresh, answer }, ServiceError::Busy)?;
         answered.await.map_err(|_| Closed)?
     }
 

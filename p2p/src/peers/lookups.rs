@@ -87,6 +87,11 @@ impl<W> Lookups<W> {
         {
             return Ask::Known(waiter, Box::new(known.record.clone()));
         }
+        self.ask_anew(peer, waiter, now)
+    }
+
+    /// As [`Self::ask`], whatever is known: never gives `Known`.
+    pub(crate) fn ask_anew(&mut self, peer: PeerId, waiter: W, now: Instant) -> Ask<W> {
         if self.waiting >= self.max_waiting {
             return Ask::Refused(waiter);
         }
@@ -227,6 +232,18 @@ mod tests {
         lookups.learned(&peer(1), nowhere, now + age);
         assert_eq!(lookups.ask(peer(1), &key(1), 4, now + age, NOW), Ask::Start);
         assert_eq!(lookups.seen(&key(1)), Some(7), "what was told before is not believed again");
+    }
+
+    #[test]
+    fn whoever_wants_it_fresh_has_the_peer_asked_whatever_is_known() {
+        let now = Instant::now();
+        let mut lookups = lookups();
+        lookups.learned(&peer(1), record(1), now);
+        assert_eq!(lookups.ask_anew(peer(1), 1, now), Ask::Start);
+        assert_eq!(lookups.ask_anew(peer(1), 2, now), Ask::Joined);
+        let known = Ask::Known(3, Box::new(record(1)));
+        assert_eq!(lookups.ask(peer(1), &key(1), 3, now, NOW), known, "others need not wait");
+        assert_eq!(lookups.learned(&peer(1), record(1), now), [1, 2]);
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::{
     address::ip_of,
     behaviour::Behaviour,
     connections::{Ban, BanError, BanTarget, Door, Refused, UnbanError},
-    dht::Dht,
+    dht::{Dht, Seen},
     gossip::{Behaviours, Gossip},
     identity::key_of,
     metrics::gauge,
@@ -114,7 +114,9 @@ impl Peers {
             Command::Breakers { answer } => {
                 let _ = answer.send(cx.swarm.behaviour().dialling.views(cx.now));
             }
-            Command::ServiceRecord { peer, answer } => self.find_record(peer, answer, &mut cx),
+            Command::ServiceRecord { peer, fresh, answer } => {
+                self.find_record(peer, fresh, answer, &mut cx);
+            }
             Command::SetServices { services, answer } => {
                 self.set_services(services);
                 let _ = answer.send(());
@@ -134,7 +136,7 @@ impl Peers {
 
     fn status(&self, cx: &mut Context<'_>) -> Status {
         let text = |addrs: Vec<Multiaddr>| addrs.iter().map(Multiaddr::to_string).collect();
-        let dht = cx.dht.status(&mut cx.swarm.behaviour_mut().kad);
+        let dht = cx.dht.status(&mut cx.swarm.behaviour_mut().kad, cx.now);
         Status {
             peer_id: self.identity.peer_id().to_string(),
             key: hex::encode(self.identity.key()),
@@ -293,9 +295,10 @@ impl Peers {
             let known = self.table.get(&peer);
             let kad = &mut cx.swarm.behaviour_mut().kad;
             let ip = known.and_then(Peer::ip);
-            cx.dht.on_identified(&peer, ip, &info.listen_addrs, kad, cx.now);
-            // A client tells no protocol of the directory: nobody could reach it later.
             let dialled = known.and_then(|entry| entry.dialled.as_ref());
+            let seen = Seen { ip, reached: dialled.is_some(), told: &info.listen_addrs };
+            cx.dht.on_identified(&peer, seen, kad, cx.now);
+            // A client tells no protocol of the directory: nobody could reach it later.
             let met = Met { dialled, told: &info.listen_addrs, ip, again };
             self.book.met(&peer, met, cx.now_ms);
         }
@@ -350,7 +353,7 @@ impl Peers {
 
     // Service records.
 
-    fn find_record(&mut self, peer: PeerId, answer: Served, cx: &mut Context<'_>) {
+    fn find_record(&mut self, peer: PeerId, fresh: bool, answer: Served, cx: &mut Context<'_>) {
         let Some(key) = key_of(&peer) else {
             let _ = answer.send(Err(ServiceError::KeyType));
             return;
@@ -360,7 +363,11 @@ impl Peers {
             let _ = answer.send(own.ok_or(ServiceError::NotOffered));
             return;
         }
-        match self.lookups.ask(peer, &key, answer, cx.now, cx.now_ms) {
+        let asked = match fresh {
+            true => self.lookups.ask_anew(peer, answer, cx.now),
+            false => self.lookups.ask(peer, &key, answer, cx.now, cx.now_ms),
+        };
+        match asked {
             Ask::Known(answer, record) => {
                 let _ = answer.send(Ok(*record));
             }
@@ -475,7 +482,7 @@ impl Peers {
             }
             OutboundFailure::DialFailure => match self.lookups.unreachable(&peer) {
                 Unreachable::Locate => {
-                    cx.dht.locate(peer, &mut cx.swarm.behaviour_mut().kad);
+                    cx.dht.locate(peer, cx.swarm.behaviour_mut().dht(), cx.now);
                     return;
                 }
                 Unreachable::GiveUp(waiters) => {

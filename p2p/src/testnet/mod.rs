@@ -4,6 +4,8 @@
 //! stand-ins. The nodes of a [`Testnet`] know nothing but one bootnode, and waiting is done on
 //! [`PeersHandle::changes`](crate::PeersHandle::changes), never by sleeping.
 
+pub mod sim;
+
 use crate::{
     AddressPolicy, BuildError, Config, Deps, Identity, Metrics, Multiaddr, Overlay, OverlayKey,
     PeerId, Reputation, RunError, Standing, build, identity::IdentityError, peers::Changes,
@@ -21,6 +23,21 @@ use tokio_util::sync::CancellationToken;
 
 /// Longest time a testnet waits for anything.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Nodes of a large testnet for each of its bootnodes, and those that join at the same time.
+const NODES_A_BOOTNODE: u32 = 64;
+const JOIN_AT_ONCE: usize = 50;
+
+/// How fast nodes of a large testnet look whether newcomers can be reached, and how soon one lookup of
+/// a refresh follows another.
+const JOIN_CHECKS: u32 = 1000;
+const JOIN_PAUSE: Duration = Duration::from_millis(100);
+
+/// A testnet has settled when each routing table has at least so many peers, or all there are, and none
+/// has grown in so many looks, this far apart. Nodes look around more often than that.
+const SETTLED_TABLE: usize = 10;
+const SETTLED_LOOKS: usize = 8;
+const SETTLED_EVERY: Duration = Duration::from_millis(250);
 
 /// Genesis hash of the testnet's chain.
 pub const GENESIS: [u8; 32] = [0x7e; 32];
@@ -158,6 +175,11 @@ impl Node {
         }
     }
 
+    /// Peers in its routing table.
+    pub fn routing_table(&self) -> usize {
+        self.overlay.peers.changes().borrow().routing_table
+    }
+
     /// An address it listens on, with its PeerId. Waits until there is one.
     pub async fn address(&self) -> Result<Multiaddr, Error> {
         let changes = self.wait_for("a listen address", |c| !c.listen.is_empty()).await?;
@@ -191,6 +213,11 @@ impl Node {
             Ok(Err(_)) => Err(Error::Ended),
             Err(_) => Err(Error::Patience("the driver's end")),
         }
+    }
+
+    /// Ends the node without a word to anybody.
+    pub fn vanish(self) {
+        self.task.abort();
     }
 
     /// Shuts the node down as an operator would, and gives back how its driver ended.
@@ -231,6 +258,64 @@ impl Testnet {
         Ok(testnet)
     }
 
+    /// Starts `count` nodes that are told of bootnodes and nothing else, their configuration as
+    /// [`config`] changed by `tweak`, and waits until their routing tables have settled. They are not
+    /// all connected to each other; a network may have up to 1,000.
+    ///
+    /// There is one bootnode, and one more for every 64 nodes: one alone has too few connections for
+    /// all of them.
+    pub async fn join(count: u32, tweak: impl Fn(&mut Config)) -> Result<Self, Error> {
+        let mut testnet =
+            Self { nodes: Vec::new(), reputation: Arc::new(StaticReputation::default()) };
+        let mut bootnodes = Vec::new();
+        for n in 0..count {
+            let mut config = config();
+            // All come within seconds of each other, and not over weeks.
+            config.dht.table.check_rate = JOIN_CHECKS;
+            config.dht.table.refresh_pause = JOIN_PAUSE;
+            tweak(&mut config);
+            config.bootstrap.bootnodes = bootnodes.clone();
+            let node = Node::start(config, numbered(n)?, GENESIS, &testnet.reputation)?;
+            if n <= count / NODES_A_BOOTNODE {
+                bootnodes.push(node.address().await?);
+            }
+            testnet.nodes.push(node);
+            // So many join at the same time; they share the cores.
+            if testnet.nodes.len().is_multiple_of(JOIN_AT_ONCE) {
+                testnet.wait_known(1).await?;
+            }
+        }
+        testnet.wait_settled().await?;
+        Ok(testnet)
+    }
+
+    /// Waits until every routing table has at least so many peers.
+    async fn wait_known(&self, least: usize) -> Result<(), Error> {
+        let others = self.nodes.len().saturating_sub(1);
+        for node in &self.nodes {
+            let wanted = least.min(others);
+            node.wait_for("peers in the routing table", |c| c.routing_table >= wanted).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until no routing table has grown for a while, and none is nearly empty. That something
+    /// no longer happens is no event to wait for, so this looks at the sizes again and again.
+    pub async fn wait_settled(&self) -> Result<(), Error> {
+        self.wait_known(SETTLED_TABLE).await?;
+        let known = || self.nodes.iter().map(Node::routing_table).sum::<usize>();
+        let settled = async {
+            let (mut before, mut same) = (known(), 0);
+            while same < SETTLED_LOOKS {
+                tokio::time::sleep(SETTLED_EVERY).await;
+                let now = known();
+                same = if now > before { 0 } else { same + 1 };
+                before = now;
+            }
+        };
+        timeout(PATIENCE, settled).await.map_err(|_| Error::Patience("the tables to settle"))
+    }
+
     /// Waits until every node is connected to every other and hears it on every topic.
     pub async fn wait_connected(&self) -> Result<(), Error> {
         let others = self.nodes.len().saturating_sub(1);
@@ -245,11 +330,24 @@ impl Testnet {
 
     /// Shuts all nodes down.
     pub async fn stop(self) -> Result<(), Error> {
+        for node in &self.nodes {
+            // All at once, so that none sees the others leave one by one.
+            node.shutdown.cancel();
+        }
         for node in self.nodes {
-            node.stop().await?.map_err(|_| Error::Ended)?;
+            node.ended().await?.map_err(|_| Error::Ended)?;
         }
         Ok(())
     }
+}
+
+/// The key of the node of a large testnet that has this number.
+pub fn numbered(n: u32) -> Result<Identity, IdentityError> {
+    let mut secret = [0x6e; 32];
+    for (to, from) in secret.iter_mut().zip(n.to_be_bytes()) {
+        *to = from;
+    }
+    Identity::from_secret(secret)
 }
 
 /// The configuration of a testnet's node: in-process transport on a free port, any address, and a
@@ -264,6 +362,7 @@ pub fn config() -> Config {
     config.bootstrap.retry_base = Duration::from_millis(200);
     config.bootstrap.ask_every = Duration::from_secs(1);
     config.dht.retry_base = Duration::from_millis(200);
+    config.dht.sweep.collect = Duration::from_millis(50);
     config.peers.breaker.base = Duration::from_millis(200);
     config.peers.breaker.max_alone = Duration::from_secs(1);
     config.peers.breaker.max = Duration::from_secs(2);

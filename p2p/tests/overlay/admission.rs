@@ -158,7 +158,12 @@ async fn places_are_kept_for_connections_that_this_node_opens() {
     let addr = node.address().await.unwrap();
     let peers = [2, 3, 4].map(|n| peer_at(n, TCP, &chain));
     peers[0].overlay.peers.connect(addr.clone()).await.unwrap();
-    node.wait_for("its inbound peer", |c| c.connected == 1).await.unwrap();
+    // It is dialled back, to see whether it can be reached, and that connection is gone again.
+    let table = |c: &Changes| c.connected == 1 && c.routing_table == 1;
+    node.wait_for("its inbound peer", table).await.unwrap();
+    while node.overlay.peers.status().await.unwrap().connections > 1 {
+        tokio::task::yield_now().await;
+    }
     assert!(peers[1].overlay.peers.connect(addr.clone()).await.is_err());
     assert_eq!(node.metric(refused("outbound_reserve")), 1.0);
     let outbound = peers[1].address().await.unwrap();

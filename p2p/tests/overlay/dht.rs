@@ -2,17 +2,22 @@
 
 use nsn_p2p::{
     Identity,
-    dht::{Announced, Key},
+    dht::{Announced, Class, Key, ProvideError},
     testnet::{self, Node, Testnet},
 };
 use std::sync::Arc;
 
 #[tokio::test]
 async fn what_one_node_provides_others_find_even_after_it_has_gone() {
-    let mut net = Testnet::start(4, |_| {}).await.unwrap();
+    // What was found is not remembered, so that it is really asked for again.
+    let mut net = Testnet::start(4, |config| config.dht.cache = 0).await.unwrap();
     let key = Key::shard(&[1; 32]);
     let publisher = net.nodes[1].peer_id();
-    assert_eq!(net.nodes[1].overlay.dht.provide(key).await, Ok(Announced::Yes));
+    let dht = &net.nodes[1].overlay.dht;
+    assert_eq!(dht.announced(key).await, Err(ProvideError::NotProvided));
+    assert_eq!(dht.provide(key, Class::Kept).await, Ok(Announced::Pending));
+    assert_eq!(dht.announced(key).await, Ok(Announced::Yes));
+    assert_eq!(dht.provide(key, Class::Kept).await, Ok(Announced::Yes));
     assert_eq!(net.nodes[1].metric("nsn_p2p_kademlia_provider_records_published"), 1.0);
     for node in &net.nodes {
         let found = node.overlay.dht.find_providers(key, 1).await.unwrap();
@@ -30,7 +35,8 @@ async fn many_providers_are_gathered_and_what_nobody_provides_is_not_found() {
     let net = Testnet::start(4, |_| {}).await.unwrap();
     let key = Key::content(&[2; 32]);
     for node in &net.nodes[1..] {
-        assert_eq!(node.overlay.dht.provide(key).await, Ok(Announced::Yes));
+        node.overlay.dht.provide(key, Class::Kept).await.unwrap();
+        assert_eq!(node.overlay.dht.announced(key).await, Ok(Announced::Yes));
     }
     let mut found = net.nodes[0].overlay.dht.find_providers(key, 3).await.unwrap();
     found.sort();
@@ -48,7 +54,7 @@ async fn a_key_provided_before_there_are_peers_is_announced_when_they_appear() {
     let identity = |n| Identity::from_secret([n; 32]).unwrap();
     let first = Node::start(testnet::config(), identity(1), testnet::GENESIS, &chain).unwrap();
     let key = Key::shard(&[3; 32]);
-    assert_eq!(first.overlay.dht.provide(key).await, Ok(Announced::Pending));
+    assert_eq!(first.overlay.dht.provide(key, Class::Kept).await, Ok(Announced::Pending));
     assert_eq!(first.overlay.dht.find_providers(key, 1).await, Ok(vec![first.peer_id()]));
     assert_eq!(first.overlay.dht.status().await.unwrap().unannounced, 1);
 
@@ -69,7 +75,10 @@ async fn a_key_provided_before_there_are_peers_is_announced_when_they_appear() {
 async fn a_hundred_keys_are_provided_and_found() {
     let net = Testnet::start(3, |_| {}).await.unwrap();
     let keys: Vec<Key> = (0..100u8).map(|n| Key::shard(&[n; 32])).collect();
-    let provide = keys.iter().map(|key| net.nodes[1].overlay.dht.provide(*key));
+    for key in &keys {
+        net.nodes[1].overlay.dht.provide(*key, Class::Cached).await.unwrap();
+    }
+    let provide = keys.iter().map(|key| net.nodes[1].overlay.dht.announced(*key));
     for announced in futures::future::join_all(provide).await {
         assert_eq!(announced, Ok(Announced::Yes));
     }

@@ -56,25 +56,29 @@ async fn bad_messages_are_refused_by_reason_and_good_ones_still_come() {
     let mut heard = node.overlay.gossip.subscribe(Topic::Tasks).unwrap();
     let mut votes = node.overlay.gossip.subscribe(Topic::Bft).unwrap();
     let now = now_ms();
-    let envelope = |created_ms| Envelope::new(b"hello".to_vec(), created_ms, 1000).encode();
+    let chain = Protocols::new(&testnet::GENESIS);
+    let of = |topic, created_ms| {
+        let envelope = Envelope::new(b"hello".to_vec(), created_ms, 1000);
+        envelope.sealed(&chain, topic, &stranger.keypair).unwrap()
+    };
 
-    stranger.publish(TASKS, envelope(now - 60_000)).await;
+    stranger.publish(TASKS, of(TASKS, now - 60_000)).await;
     node.wait_for_metric(refused("tasks", "expired"), 1.0).await.unwrap();
-    stranger.publish(TASKS, envelope(now + 60_000)).await;
+    stranger.publish(TASKS, of(TASKS, now + 60_000)).await;
     node.wait_for_metric(refused("tasks", "future"), 1.0).await.unwrap();
     stranger.publish(TASKS, vec![9, 9, 9]).await;
     node.wait_for_metric(refused("tasks", "unknown_version"), 1.0).await.unwrap();
     let score = || async { node.overlay.peers.list().await.unwrap()[0].gossip_score };
     assert!(score().await >= 0.0, "none of these costs the sender");
 
-    stranger.publish(TASKS, envelope(now)).await;
+    stranger.publish(TASKS, of(TASKS, now)).await;
     assert_eq!(heard.recv().await.unwrap().payload, b"hello"[..]);
 
     stranger.publish(TASKS, b"\x01garbage".to_vec()).await;
     node.wait_for_metric(refused("tasks", "malformed"), 1.0).await.unwrap();
     let after_garbage = score().await;
     assert!(after_garbage < 0.0, "{after_garbage}");
-    stranger.publish(BFT, envelope(now)).await;
+    stranger.publish(BFT, of(BFT, now)).await;
     node.wait_for_metric(refused("bft", "not_validator"), 1.0).await.unwrap();
     assert!(score().await < after_garbage);
 

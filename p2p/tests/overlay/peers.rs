@@ -244,7 +244,7 @@ async fn shutdown_closes_connections_and_answers_closed() {
     let closed = PublishError::Closed(Closed);
     assert_eq!(overlay.gossip.publish(Topic::Tasks, vec![]).await, Err(closed));
     let key = nsn_p2p::dht::Key::shard(&[0; 32]);
-    assert!(overlay.dht.provide(key).await.is_err());
+    assert!(overlay.dht.provide(key, nsn_p2p::dht::Class::Kept).await.is_err());
     assert!(overlay.dht.find_providers(key, 1).await.is_err());
     net.stop().await.unwrap();
 }

@@ -1,4 +1,4 @@
-//! A peer that writes gossip by hand: any bytes, under any name, signed or not.
+//! A peer that writes gossip by hand: any bytes, under any name, sealed or not.
 
 use crate::stranger::Bytes;
 use futures::StreamExt;
@@ -11,7 +11,7 @@ use libp2p::{
     swarm::{self, SwarmEvent},
     yamux,
 };
-use nsn_p2p::{Multiaddr, PeerId, Protocols, testnet};
+use nsn_p2p::{Multiaddr, PeerId, Protocols, gossip::Envelope, testnet};
 use std::time::Duration;
 use tokio::{sync::mpsc, task::JoinHandle};
 
@@ -20,21 +20,20 @@ use tokio::{sync::mpsc, task::JoinHandle};
 pub(crate) struct Forged {
     pub(crate) author: Keypair,
     pub(crate) topic: &'static str,
-    pub(crate) number: Option<u64>,
+    /// The sequence number's bytes, of which there should be eight.
+    pub(crate) number: Vec<u8>,
     pub(crate) data: Vec<u8>,
-    /// Whether the signature is the author's.
-    pub(crate) genuine: bool,
 }
 
 /// A protobuf field of bytes.
-fn field(tag: u8, bytes: &[u8], out: &mut Vec<u8>) {
+pub(crate) fn field(tag: u8, bytes: &[u8], out: &mut Vec<u8>) {
     out.push(tag << 3 | 2);
     length(bytes.len(), out);
     out.extend_from_slice(bytes);
 }
 
 /// A protobuf varint.
-fn length(mut len: usize, out: &mut Vec<u8>) {
+pub(crate) fn length(mut len: usize, out: &mut Vec<u8>) {
     while len >= 0x80 {
         out.push(len as u8 | 0x80);
         len >>= 7;
@@ -44,8 +43,15 @@ fn length(mut len: usize, out: &mut Vec<u8>) {
 
 impl Forged {
     /// As its author would send it, with the number.
-    pub(crate) fn new(author: &Keypair, topic: &'static str, number: u64, data: Vec<u8>) -> Self {
-        Self { author: author.clone(), topic, number: Some(number), data, genuine: true }
+    pub(crate) fn new(
+        author: &Keypair,
+        topic: &'static str,
+        number: u64,
+        envelope: &Envelope,
+    ) -> Self {
+        let chain = Protocols::new(&testnet::GENESIS);
+        let data = envelope.sealed(&chain, topic, author).unwrap();
+        Self { author: author.clone(), topic, number: number.to_be_bytes().to_vec(), data }
     }
 
     /// The bytes of an RPC that carries it.
@@ -53,15 +59,8 @@ impl Forged {
         let mut message = Vec::new();
         field(1, &self.author.public().to_peer_id().to_bytes(), &mut message);
         field(2, &self.data, &mut message);
-        if let Some(number) = self.number {
-            field(3, &number.to_be_bytes(), &mut message);
-        }
+        field(3, &self.number, &mut message);
         field(4, self.topic.as_bytes(), &mut message);
-        let mut signature = self.author.sign(&[b"libp2p-pubsub:", &message[..]].concat()).unwrap();
-        if !self.genuine {
-            signature[0] ^= 1;
-        }
-        field(5, &signature, &mut message);
         let mut body = Vec::new();
         field(2, &message, &mut body);
         let mut rpc = Vec::new();

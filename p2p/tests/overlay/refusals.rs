@@ -1,7 +1,6 @@
 //! Every reason for which gossip is refused, raised through the wire, and what it costs whom.
 
 use crate::raw::{Forged, Raw};
-use codec::Encode;
 use libp2p::identity::Keypair;
 use nsn_p2p::{
     Config, Identity, Standing,
@@ -29,9 +28,14 @@ fn key(secret: u8) -> nsn_p2p::OverlayKey {
     Identity::from_secret([secret; 32]).unwrap().key()
 }
 
-/// A valid envelope, each number another.
-fn envelope(number: u64) -> Vec<u8> {
-    Envelope::new(number.to_be_bytes().to_vec(), now_ms(), 60_000).encode()
+/// A valid message, each number another.
+fn valid(author: u8, number: u64) -> Forged {
+    on(TASKS, author, number)
+}
+
+fn on(topic: &'static str, author: u8, number: u64) -> Forged {
+    let envelope = Envelope::new(number.to_be_bytes().to_vec(), now_ms(), 60_000);
+    Forged::new(&keypair(author), topic, number, &envelope)
 }
 
 fn refused(topic: &str, reason: &str) -> &'static str {
@@ -66,19 +70,19 @@ async fn score(node: &Node, raw: &Raw) -> f64 {
 async fn what_the_sender_does_not_answer_for_is_ignored_with_its_reason() {
     let (node, raw, chain) = node_and_raw(|_| {}).await;
     chain.set(key(3), Some(Standing { seeder: 0, ..Standing::NEUTRAL }));
-    let good = Forged::new(&keypair(2), TASKS, 1, envelope(1));
+    let good = valid(2, 1);
     raw.send(
         &node,
         &[
             good.clone(),
             good.clone(),
             // The same under the next number.
-            Forged { number: Some(2), ..good.clone() },
-            Forged::new(&keypair(3), TASKS, 3, envelope(3)),
+            Forged { number: 2u64.to_be_bytes().to_vec(), ..good.clone() },
+            valid(3, 3),
             // The node's own key.
-            Forged::new(&keypair(1), TASKS, 4, envelope(4)),
+            valid(1, 4),
             // Votes of a stranger, passed on: whether it is a validator, two nodes may see apart.
-            Forged::new(&keypair(4), "/nsn/bft/1.0.0", 5, envelope(5)),
+            on("/nsn/bft/1.0.0", 4, 5),
         ],
     )
     .await;
@@ -99,12 +103,17 @@ async fn what_the_sender_does_not_answer_for_is_ignored_with_its_reason() {
 
 #[tokio::test]
 async fn what_the_sender_answers_for_costs_it_and_is_counted_by_its_reason() {
-    let good = Forged::new(&keypair(2), TASKS, 1, envelope(1));
-    let other = Forged::new(&keypair(2), TASKS, 2, envelope(2));
+    let (good, other) = (valid(2, 1), valid(2, 2));
+    let mut unsealed = other.data.clone();
+    *unsealed.last_mut().unwrap() ^= 1;
     let large = vec![0; (1 << 20) + 2048];
     for (topic, reason, bad) in [
-        ("tasks", "wrongly_signed", Forged { genuine: false, ..other.clone() }),
-        ("tasks", "unnumbered", Forged { number: None, ..other.clone() }),
+        ("tasks", "wrongly_signed", Forged { data: unsealed, ..other.clone() }),
+        // Another's words under a third one's name.
+        ("tasks", "wrongly_signed", Forged { author: keypair(3), ..other.clone() }),
+        // Said on another topic.
+        ("tasks", "wrongly_signed", Forged { topic: TASKS, ..on("/nsn/recipes/1.0.0", 2, 2) }),
+        ("tasks", "unnumbered", Forged { number: vec![1, 2, 3], ..other.clone() }),
         ("tasks", "oversized", Forged { data: large, ..other.clone() }),
         ("tasks", "malformed", Forged { data: vec![1, 2, 3], ..other.clone() }),
         ("none", "unknown_topic", Forged { topic: "/nsn/rumours/1.0.0", ..other.clone() }),
@@ -129,9 +138,7 @@ async fn what_the_sender_answers_for_costs_it_and_is_counted_by_its_reason() {
 async fn an_unbound_author_has_an_allowance_and_a_bound_one_has_none() {
     let (node, raw, chain) = node_and_raw(|c| c.gossip.unbound_messages = 1).await;
     chain.set(key(3), Some(Standing::NEUTRAL));
-    let of = |author, from| {
-        (from..from + 40).map(move |n| Forged::new(&keypair(author), TASKS, n, envelope(n)))
-    };
+    let of = |author, from| (from..from + 40).map(move |n| valid(author, n));
     // Sixteen seconds' worth is saved up; one or two more come in while it lasts.
     raw.send(&node, &of(2, 0).chain(of(3, 100)).collect::<Vec<_>>()).await;
     node.wait_for_metric(DELIVERED, 56.0).await.unwrap();
@@ -147,8 +154,7 @@ async fn an_unbound_author_has_an_allowance_and_a_bound_one_has_none() {
 async fn more_than_can_be_validated_at_once_is_refused() {
     let (node, raw, chain) = node_and_raw(|c| c.gossip.validations = 1).await;
     chain.set(key(2), Some(Standing::NEUTRAL));
-    let messages: Vec<_> =
-        (0..200).map(|n| Forged::new(&keypair(2), TASKS, n, envelope(n))).collect();
+    let messages: Vec<_> = (0..200).map(|n| valid(2, n)).collect();
     raw.send(&node, &messages).await;
     node.wait_for_metric(refused("tasks", "overloaded"), 1.0).await.unwrap();
     assert!(score(&node, &raw).await >= 0.0);
@@ -157,7 +163,7 @@ async fn more_than_can_be_validated_at_once_is_refused() {
     let mut n = 1000;
     let later = async {
         loop {
-            raw.send(&node, &[Forged::new(&keypair(2), TASKS, n, envelope(n))]).await;
+            raw.send(&node, &[valid(2, n)]).await;
             if tokio::time::timeout(Duration::from_secs(1), heard.recv()).await.is_ok() {
                 break;
             }
@@ -176,7 +182,7 @@ async fn what_is_too_large_for_a_stream_closes_it_and_five_streams_disable_the_h
     // Says that it is 64 MiB long.
     raw.write(node.peer_id(), vec![0x80, 0x80, 0x80, 0x20, 0, 0, 0]).await;
     for n in 1..=3u8 {
-        raw.send(&node, &[Forged::new(&keypair(2), TASKS, n.into(), envelope(n.into()))]).await;
+        raw.send(&node, &[valid(2, n.into())]).await;
         node.wait_for_metric(reopened, n.into()).await.unwrap();
         node.wait_for_metric(DELIVERED, n.into()).await.unwrap();
     }
@@ -206,7 +212,8 @@ async fn a_flooder_is_graylisted_within_three_heartbeats_and_coming_back_does_no
     assert!(score(victim, &raw).await > 0.0);
 
     let garbage = |from: u64| -> Vec<_> {
-        (from..from + 300).map(|n| Forged::new(&keypair(50), TASKS, n, vec![1, 2, 3])).collect()
+        let garbage = |n: u64| [vec![1], n.to_be_bytes().to_vec()].concat();
+        (from..from + 300).map(|n| Forged { data: garbage(n), ..valid(50, n) }).collect()
     };
     let begun = Instant::now();
     raw.send(victim, &garbage(0)).await;

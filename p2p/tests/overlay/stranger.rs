@@ -81,6 +81,7 @@ enum Command {
 pub(crate) struct Stranger {
     pub(crate) peer_id: PeerId,
     pub(crate) addr: Multiaddr,
+    pub(crate) keypair: Keypair,
     commands: mpsc::Sender<Command>,
     answers: mpsc::Receiver<Option<Vec<u8>>>,
     task: JoinHandle<()>,
@@ -130,10 +131,10 @@ impl Stranger {
         let (commands, inbox) = mpsc::channel(8);
         let (outbox, answers) = mpsc::channel(64);
         let task = tokio::spawn(run(swarm, inbox, outbox, record));
-        Self { peer_id, addr, commands, answers, task }
+        Self { peer_id, addr, keypair, commands, answers, task }
     }
 
-    /// Publishes raw bytes on a control topic, properly signed.
+    /// Publishes raw bytes on a control topic, with a signature of gossipsub's that nobody asks for.
     pub(crate) async fn publish(&self, topic: &'static str, data: Vec<u8>) {
         self.commands.send(Command::Publish(topic, data)).await.unwrap();
     }

@@ -2,6 +2,7 @@
 
 use crate::content::BlobId;
 use lru::LruCache;
+use std::num::NonZeroU32;
 
 /// Least recently used first, bounded in bytes and in entries. What is being written is reserved
 /// beforehand, so files on disk never add up to more than the bound.
@@ -9,10 +10,17 @@ pub(super) struct Index {
     capacity: u64,
     max_entries: usize,
     /// At most `max_entries`; an entry takes about 100 bytes in list and table together.
-    entries: LruCache<BlobId, u32>,
+    entries: LruCache<BlobId, Entry>,
     bytes: u64,
     reserved: u64,
     reservations: usize,
+}
+
+struct Entry {
+    len: u32,
+    /// When the directory was last told that it is held, in seconds of the cache's own clock; `None`
+    /// if it was not.
+    told: Option<NonZeroU32>,
 }
 
 impl Index {
@@ -23,12 +31,12 @@ impl Index {
 
     /// Length of a blob that is held; it counts as used now.
     pub(super) fn touch(&mut self, id: BlobId) -> Option<u32> {
-        self.entries.get(&id).copied()
+        self.entries.get(&id).map(|entry| entry.len)
     }
 
     /// Length of a blob that is held.
     pub(super) fn peek(&self, id: BlobId) -> Option<u32> {
-        self.entries.peek(&id).copied()
+        self.entries.peek(&id).map(|entry| entry.len)
     }
 
     /// Makes room for a blob of `len` bytes and keeps it until [`Self::commit`] or
@@ -45,8 +53,8 @@ impl Index {
         while self.bytes + self.reserved > self.capacity
             || self.entries.len() + self.reservations > self.max_entries
         {
-            let Some((id, len)) = self.entries.pop_lru() else { break };
-            self.bytes -= u64::from(len);
+            let Some((id, entry)) = self.entries.pop_lru() else { break };
+            self.bytes -= u64::from(entry.len);
             victims.push(id);
         }
         Some(victims)
@@ -55,8 +63,8 @@ impl Index {
     /// The blob that was reserved is written.
     pub(super) fn commit(&mut self, id: BlobId, len: u32) {
         self.release(len);
-        if let Some(old) = self.entries.put(id, len) {
-            self.bytes -= u64::from(old);
+        if let Some(old) = self.entries.put(id, Entry { len, told: None }) {
+            self.bytes -= u64::from(old.len);
         }
         self.bytes += u64::from(len);
     }
@@ -70,7 +78,7 @@ impl Index {
     /// Forgets a blob.
     pub(super) fn remove(&mut self, id: BlobId) -> bool {
         let removed = self.entries.pop(&id);
-        self.bytes -= removed.map_or(0, u64::from);
+        self.bytes -= removed.as_ref().map_or(0, |entry| u64::from(entry.len));
         removed.is_some()
     }
 
@@ -83,8 +91,21 @@ impl Index {
         self.entries.len()
     }
 
-    pub(super) fn ids(&self) -> Vec<BlobId> {
-        self.entries.iter().map(|(id, _)| *id).collect()
+    /// What was used last, at most `limit`, the most recently used first.
+    pub(super) fn newest(&self, limit: usize) -> Vec<BlobId> {
+        self.entries.iter().take(limit).map(|(id, _)| *id).collect()
+    }
+
+    /// When the directory was last told of a blob; `None` if the blob is not held.
+    pub(super) fn told(&self, id: BlobId) -> Option<Option<NonZeroU32>> {
+        self.entries.peek(&id).map(|entry| entry.told)
+    }
+
+    /// The directory is told of a blob.
+    pub(super) fn set_told(&mut self, id: BlobId, now: NonZeroU32) {
+        if let Some(entry) = self.entries.peek_mut(&id) {
+            entry.told = Some(now);
+        }
     }
 }
 
@@ -122,6 +143,20 @@ mod tests {
         admit(&mut index, 1, 10);
         assert_eq!(index.reserve(31), None);
         assert_eq!(index.peek(id(1)), Some(10));
+    }
+
+    #[test]
+    fn what_is_evicted_and_comes_again_was_never_told() {
+        let mut index = Index::new(10, 100);
+        admit(&mut index, 1, 10);
+        assert_eq!(index.told(id(1)), Some(None));
+        index.set_told(id(1), NonZeroU32::MIN);
+        assert_eq!(index.told(id(1)), Some(Some(NonZeroU32::MIN)));
+        admit(&mut index, 2, 10);
+        assert_eq!(index.told(id(1)), None);
+        index.set_told(id(1), NonZeroU32::MIN);
+        admit(&mut index, 1, 10);
+        assert_eq!(index.told(id(1)), Some(None));
     }
 
     #[test]

@@ -18,8 +18,9 @@ use index::Index;
 use serde::{Deserialize, Serialize};
 use std::{
     io,
+    num::NonZeroU32,
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::{sync::Semaphore, time::timeout};
 
@@ -60,6 +61,8 @@ pub struct Cache {
     files: Files,
     metrics: Metrics,
     capacity: u64,
+    /// What the index counts its seconds from.
+    began: Instant,
     index: Mutex<Index>,
     writers: Arc<Semaphore>,
     write_wait: Duration,
@@ -118,6 +121,7 @@ impl Cache {
             files,
             metrics,
             capacity: config.capacity,
+            began: Instant::now(),
             index,
             writers: Arc::new(Semaphore::new(config.writers.max(1))),
             write_wait: config.write_wait,
@@ -247,9 +251,22 @@ impl Cache {
         Arc::clone(&self.writers).acquire_many_owned(all).await.unwrap()
     }
 
-    /// Everything held, most recently used first.
-    pub(crate) fn held(&self) -> Vec<BlobId> {
-        lock(&self.index).ids()
+    /// What was used last, at most `limit` blobs, the most recently used first.
+    pub(crate) fn newest(&self, limit: usize) -> Vec<BlobId> {
+        lock(&self.index).newest(limit)
+    }
+
+    /// When the directory was last told of a blob, if ever; `None` if the blob is not held.
+    pub(crate) fn told(&self, id: BlobId) -> Option<Option<Instant>> {
+        let told = lock(&self.index).told(id)?;
+        Some(told.map(|second| self.began + Duration::from_secs(second.get().into())))
+    }
+
+    /// The directory is told of a blob now.
+    pub(crate) fn set_told(&self, id: BlobId, now: Instant) {
+        let second = now.saturating_duration_since(self.began).as_secs();
+        let second = u32::try_from(second).ok().and_then(NonZeroU32::new);
+        lock(&self.index).set_told(id, second.unwrap_or(NonZeroU32::MIN));
     }
 
     /// How full it is.
@@ -358,7 +375,7 @@ mod tests {
         }
         let cache = cache(root.path(), 2000);
         let _lock = cache.open().await.unwrap();
-        assert_eq!(cache.held(), [blob(4).0, blob(3).0]);
+        assert_eq!(cache.newest(9), [blob(4).0, blob(3).0]);
         assert_eq!(on_disk(root.path()), 2000);
         assert_eq!(cache.read(blob(3).0).await, Some(blob(3).1));
     }
@@ -437,7 +454,7 @@ mod tests {
         futures::future::join_all(work).await;
         let status = cache.status();
         assert_eq!(on_disk(root.path()), status.bytes);
-        for id in cache.held() {
+        for id in cache.newest(usize::MAX) {
             assert!(cache.read(id).await.is_some());
         }
     }

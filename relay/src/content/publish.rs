@@ -231,7 +231,7 @@ fn now_ms() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{metrics::Metrics, store, store::Files};
+    use crate::{metrics::Metrics, store, store::Files, upstream::Record};
 
     struct World {
         root: tempfile::TempDir,
@@ -301,8 +301,16 @@ mod tests {
         let _folder_lock = reopened.open().await.unwrap();
         assert_eq!(reopened.contents(), world.origin.contents());
         assert_eq!(reopened.status(), before.1);
-        let (contents, blobs) = reopened.held();
-        assert_eq!((contents.len(), blobs.len()), (1, 4));
+        let mut held = vec![Record::Content(published.content_id)];
+        held.extend(shards.iter().copied().map(Record::Shard));
+        held[1..].sort_unstable();
+        assert_eq!(reopened.held_after(None, 100), held);
+        let mut paged = Vec::new();
+        while let [first, rest @ ..] = &*reopened.held_after(paged.last().copied(), 2) {
+            paged.push(*first);
+            paged.extend(rest);
+        }
+        assert_eq!(paged, held, "page by page it is the same");
     }
 
     #[tokio::test]

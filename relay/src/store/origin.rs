@@ -6,16 +6,18 @@
 
 use super::{Files, FolderLock, OpenError, ReadError};
 use crate::{
-    content::{BlobId, ContentId, Manifest},
+    content::{BlobId, ContentId, Manifest, ShardId},
     metrics::{Metrics, count_and_log},
     sync::lock,
+    upstream::Record as Announced,
 };
 use bytes::Bytes;
 use codec::{Decode, DecodeAll, Encode};
 use serde::Serialize;
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     io,
+    ops::Bound::{Excluded, Unbounded},
     sync::Mutex,
 };
 
@@ -39,7 +41,7 @@ pub struct Origin {
 #[derive(Default)]
 struct State {
     /// At most `max_blobs` entries of 36 bytes, 80 MB at the default of a million.
-    blobs: HashMap<BlobId, u32>,
+    blobs: BTreeMap<BlobId, u32>,
     bytes: u64,
     /// At most `max_contents` entries, 50 MB at the default of 100,000.
     contents: BTreeMap<ContentId, Record>,
@@ -54,6 +56,12 @@ struct Record {
     total_len: u64,
     shards: u32,
     published_ms: u64,
+}
+
+impl State {
+    fn is_manifest(&self, id: &BlobId) -> bool {
+        self.contents.contains_key(&ContentId(*id))
+    }
 }
 
 /// A content that the origin keeps.
@@ -272,13 +280,34 @@ impl Origin {
         state.contents.iter().map(content).collect()
     }
 
-    /// Everything held: contents, and the blobs that are no content's manifest.
-    pub(crate) fn held(&self) -> (Vec<ContentId>, Vec<BlobId>) {
+    /// Whether a content is held, as far as its manifest goes.
+    pub(crate) fn holds_content(&self, id: ContentId) -> bool {
         let state = lock(&self.state);
-        let contents: Vec<_> = state.contents.keys().copied().collect();
-        let is_manifest = |id: &&BlobId| state.contents.contains_key(&ContentId(**id));
-        let blobs = state.blobs.keys().filter(|id| !is_manifest(id)).copied().collect();
-        (contents, blobs)
+        state.contents.contains_key(&id) && state.blobs.contains_key(&id.into())
+    }
+
+    /// Whether a blob is held that is no content's manifest.
+    pub(crate) fn holds_shard(&self, id: ShardId) -> bool {
+        let state = lock(&self.state);
+        state.blobs.contains_key(&id.into()) && !state.is_manifest(&id.into())
+    }
+
+    /// What is held, the contents first, then the blobs that are no content's manifest, each in the
+    /// order of ids: those after `after`, at most `limit`.
+    pub(crate) fn held_after(&self, after: Option<Announced>, limit: usize) -> Vec<Announced> {
+        let state = lock(&self.state);
+        let (content, shard) = match after {
+            None => (Some(Unbounded), Unbounded),
+            Some(Announced::Content(id)) => (Some(Excluded(id)), Unbounded),
+            Some(Announced::Shard(id)) => (None, Excluded(BlobId::from(id))),
+        };
+        let contents = content.map(|after| state.contents.range((after, Unbounded)));
+        let contents = contents.into_iter().flatten().map(|(id, _)| *id);
+        let blobs = state.blobs.range((shard, Unbounded)).map(|(id, _)| *id);
+        let held = |id: &ContentId| state.blobs.contains_key(&BlobId::from(*id));
+        let shards = blobs.filter(|id| !state.is_manifest(id)).map(ShardId);
+        let contents = contents.filter(held).map(Announced::Content);
+        contents.chain(shards.map(Announced::Shard)).take(limit).collect()
     }
 
     /// How much is held.

@@ -117,7 +117,7 @@ async fn a_damaged_file_of_the_origin_is_never_served() {
     // The directory is told, and publishing again repairs it.
     let mut provided = origin.directory.provided();
     let record = crate::Record::Shard(manifest.shards()[0].id);
-    provided.wait_for(|provided| !provided.contains(&record)).await.unwrap();
+    provided.wait_for(|provided| !provided.contains_key(&record)).await.unwrap();
     origin.publish(&noise(1000, 21)).await;
     get_blob(&connection, id, true, PATIENCE)
         .await
@@ -161,7 +161,7 @@ async fn a_file_of_the_cache_that_is_damaged_or_gone_is_announced_no_more() {
         let promised = get_blob(&connection, part.id.into(), true, PATIENCE).await.unwrap();
         promised.verified(PATIENCE.stall).await.unwrap();
         let record = crate::Record::Shard(part.id);
-        provided.wait_for(|provided| provided.contains(&record)).await.unwrap();
+        provided.wait_for(|provided| provided.contains_key(&record)).await.unwrap();
     }
     fs::write(relay.file("relay", damaged.id.into()), b"x").unwrap();
     fs::remove_file(relay.file("relay", gone.id.into())).unwrap();

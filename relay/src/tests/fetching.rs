@@ -5,13 +5,18 @@ use crate::{
     BlobId, ContentId, ShardId, Source as Peer,
     client::{Config, DownloadError, Tally, ViewError, Viewer},
     content::{Manifest, Progress, Stage, manifest::Part},
-    upstream::Record,
+    upstream::{Class, Record},
     wire::{
         Code, Encoding, ExchangeError, Patience, Request, Response, Source, ask, encode_frame,
         get_blob,
     },
 };
-use std::{collections::HashMap, fs, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs,
+    sync::Arc,
+    time::Duration,
+};
 use tokio::sync::{Semaphore, watch};
 
 const PATIENCE: Patience =
@@ -335,11 +340,70 @@ async fn eviction_keeps_the_bound_and_ends_the_announcement() {
     }
     let last: Vec<_> = manifest.shards()[2..].iter().map(|part| Record::Shard(part.id)).collect();
     let mut provided = relay.directory.provided();
-    provided.wait_for(|provided| provided.iter().len() == 4).await.unwrap();
+    provided.wait_for(|provided| provided.len() == 4).await.unwrap();
     provided
-        .wait_for(|provided| last.iter().all(|record| provided.contains(record)))
+        .wait_for(|provided| last.iter().all(|record| provided.contains_key(record)))
         .await
         .unwrap();
     assert_eq!(relay.metrics.cache_evictions_total.get(), 2);
     assert!(relay.metrics.cache_utilization_percent.get() <= 100.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cached_blob_in_use_is_told_of_again_but_not_with_every_use() {
+    let origin = Node::start(Role::Origin, config()).await;
+    let id = BlobId::from(origin.publish(&noise(1000, 51)).await.shards()[0].id);
+    let mut settings = config();
+    settings.announce.touch_after = Duration::ZERO;
+    for (settings, expected) in [(settings, 3), (config(), 1)] {
+        let relay = Node::start(Role::Relay, settings).await;
+        relay.directory.add_everywhere(origin.source());
+        let viewer = relay.viewer().await;
+        let mut provided = relay.directory.provided();
+        for told in 1..=3 {
+            viewer.fetch(id).await.unwrap();
+            provided.wait_for(|provided| !provided.is_empty()).await.unwrap();
+            // A telling is under way when the viewer has its answer, or there is none.
+            let told = told.min(expected);
+            while relay.directory.told() < told {
+                provided.changed().await.unwrap();
+            }
+        }
+        let touches =
+            |outcome| relay.metrics.announcement_touches_total.with_label_values(&[outcome]).get();
+        assert_eq!(
+            [touches("told"), touches("limited")],
+            [u64::try_from(expected).unwrap() - 1, 0]
+        );
+        assert_eq!(relay.directory.told(), expected);
+        relay.stop().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_starts_tells_what_its_cache_holds() {
+    let folder = tempfile::tempdir().unwrap();
+    let origin = Node::start(Role::Origin, config()).await;
+    let manifest = origin.publish(&noise(200_000, 52)).await;
+    let expected: BTreeMap<_, _> =
+        manifest.shards().iter().map(|part| (Record::Shard(part.id), Class::Cached)).collect();
+    let relay = Node::start_at(folder.path(), Role::Relay, config()).await;
+    relay.directory.add_everywhere(origin.source());
+    let viewer = relay.viewer().await;
+    for part in manifest.shards() {
+        viewer.fetch(part.id.into()).await.unwrap();
+    }
+    let mut provided = relay.directory.provided();
+    provided.wait_for(|provided| *provided == expected).await.unwrap();
+    relay.stop().await.unwrap();
+    let relay = Node::start_at(folder.path(), Role::Relay, config()).await;
+    let mut provided = relay.directory.provided();
+    provided.wait_for(|provided| *provided == expected).await.unwrap();
+    let mut silent = config();
+    silent.fill.announce = false;
+    relay.stop().await.unwrap();
+    let relay = Node::start_at(folder.path(), Role::Relay, silent).await;
+    relay.viewer().await.fetch(manifest.shards()[0].id.into()).await.unwrap();
+    assert_eq!(relay.directory.told(), 0);
+    relay.stop().await.unwrap();
 }

@@ -4,11 +4,11 @@ use super::world::{Node, Role, config, noise, raw};
 use crate::{
     BlobId, BuildError, Deps, Metrics, Phase, Record, RunError,
     content::{Progress, publish, publish::PublishError},
-    upstream::directory::Fake,
+    upstream::{Class, directory::Fake},
     wire::{Code, ExchangeError, Patience, get_blob},
 };
 use libp2p::identity::Keypair;
-use std::{collections::BTreeSet, fs, path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fs, path::Path, sync::Arc, time::Duration};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -69,9 +69,9 @@ async fn what_is_held_is_announced_after_publishing_and_after_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     let origin = Node::start_at(folder.path(), Role::Both, config()).await;
     let manifest = origin.publish(&noise(300_000, 32)).await;
-    let mut expected: BTreeSet<_> =
-        manifest.shards().iter().map(|part| Record::Shard(part.id)).collect();
-    expected.insert(Record::Content(manifest.id()));
+    let shards = manifest.shards().iter().map(|part| Record::Shard(part.id));
+    let records = shards.chain([Record::Content(manifest.id())]);
+    let expected: BTreeMap<_, _> = records.map(|record| (record, Class::Kept)).collect();
     let mut provided = origin.directory.provided();
     provided.wait_for(|provided| *provided == expected).await.unwrap();
     let contents = origin.relay.contents();
@@ -82,9 +82,8 @@ async fn what_is_held_is_announced_after_publishing_and_after_a_restart() {
     let mut provided = origin.directory.provided();
     provided.wait_for(|provided| *provided == expected).await.unwrap();
 
-    // A directory that lost everything is told again, once it is asked for.
-    origin.directory.forget();
-    origin.relay.announce_again();
+    // A directory that starts anew knows nothing, and is told again.
+    origin.directory.restart();
     provided.wait_for(|provided| *provided == expected).await.unwrap();
 }
 

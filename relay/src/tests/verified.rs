@@ -341,7 +341,7 @@ async fn a_service_that_withholds_denies_every_blob_and_does_all_else() {
     let id = shard(&node, &noise(50_000, 45)).await;
     let mut provided = node.directory.provided();
     let record = Record::Shard(crate::ShardId(id));
-    provided.wait_for(|provided| provided.contains(&record)).await.unwrap();
+    provided.wait_for(|provided| provided.contains_key(&record)).await.unwrap();
     let connection = raw(&node).await;
     let get = |encoding| Request::Get { id, range: None, encoding, fill: true };
     let questions = [get(Encoding::Raw), get(Encoding::Verified), Request::Has { ids: vec![id] }];

@@ -1,7 +1,7 @@
 //! The directory as the shard service sees it: who holds a blob, and what we say we hold.
 
 use crate::content::{BlobId, ContentId, ShardId};
-use futures::future::BoxFuture;
+use futures::{future::BoxFuture, stream::BoxStream};
 use libp2p::PeerId;
 use std::net::SocketAddr;
 
@@ -25,14 +25,13 @@ pub enum Record {
     Content(ContentId),
 }
 
-impl Record {
-    /// The blob that it speaks of: a content's is its manifest.
-    pub(crate) fn blob(self) -> BlobId {
-        match self {
-            Self::Shard(id) => id.into(),
-            Self::Content(id) => id.into(),
-        }
-    }
+/// How long a record is to be true, which decides what the directory gives up when it is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Class {
+    /// The origin keeps it for good.
+    Kept,
+    /// The cache holds it while it pays; of these the one told longest ago is given up first.
+    Cached,
 }
 
 /// Why the directory could not answer.
@@ -43,20 +42,42 @@ pub struct DirectoryError {
     pub reason: String,
 }
 
+/// Why the directory did not take a record, or did not give one up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TellError {
+    /// It has too much to do this very moment: to be told again soon.
+    #[error("the directory has too much to do")]
+    Busy,
+    /// It carries as many records of [`Class::Kept`] as it may.
+    #[error("the directory carries its {0} kept records at most")]
+    Full(usize),
+    /// It does not run. Once it does, [`Directory::starts`] says so, and it is told everything.
+    #[error("the directory is not running")]
+    Down,
+}
+
 /// The directory of who holds what.
 ///
-/// It owns its pace: a call may wait for its turn, and repeating an announcement until the network
-/// has it, and again before it expires, is the directory's own work.
+/// Calls answer at once: telling the network, at what pace and how often, and telling it again
+/// before a record expires, is the directory's own work.
 pub trait Directory: Send + Sync + 'static {
     /// Nodes that announced `blob`, as a shard or as a content, with fresh addresses. The order
     /// does not matter. Nobody holding it is an empty list and no error.
     fn sources(&self, blob: BlobId) -> BoxFuture<'_, Result<Vec<Source>, DirectoryError>>;
 
-    /// Announces that this node holds something, until told otherwise.
-    fn provide(&self, record: Record) -> BoxFuture<'_, Result<(), DirectoryError>>;
+    /// Announces that this node holds something, until told otherwise. One that is announced already
+    /// counts as told just now.
+    fn provide(&self, record: Record, class: Class) -> BoxFuture<'_, Result<(), TellError>>;
 
     /// Ends an announcement.
-    fn stop_providing(&self, record: Record) -> BoxFuture<'_, Result<(), DirectoryError>>;
+    fn stop_providing(&self, record: Record) -> BoxFuture<'_, Result<(), TellError>>;
+
+    /// Most records of [`Class::Cached`] that it carries; told of more, it gives up others.
+    fn max_cached(&self) -> usize;
+
+    /// An item for each start of the directory, which is when it has to be told everything that is
+    /// held. Begins with an item if it runs already; starts that nobody has seen yet are one item.
+    fn starts(&self) -> BoxStream<'static, ()>;
 }
 
 #[cfg(test)]
@@ -64,12 +85,19 @@ pub(crate) use fake::Fake;
 
 #[cfg(test)]
 mod fake {
-    use super::{BlobId, Directory, DirectoryError, Record, Source};
+    use super::{BlobId, Class, Directory, DirectoryError, Record, Source, TellError};
     use crate::sync::lock;
-    use futures::future::BoxFuture;
+    use futures::{
+        StreamExt,
+        future::BoxFuture,
+        stream::{self, BoxStream},
+    };
     use std::{
-        collections::{BTreeSet, HashMap},
-        sync::Mutex,
+        collections::{BTreeMap, HashMap},
+        sync::{
+            Mutex,
+            atomic::{AtomicUsize, Ordering::SeqCst},
+        },
     };
     use tokio::sync::watch;
 
@@ -78,7 +106,9 @@ mod fake {
     pub(crate) struct Fake {
         everywhere: Mutex<Vec<Source>>,
         sources: Mutex<HashMap<BlobId, Vec<Source>>>,
-        provided: watch::Sender<BTreeSet<Record>>,
+        provided: watch::Sender<BTreeMap<Record, Class>>,
+        starts: watch::Sender<()>,
+        told: AtomicUsize,
     }
 
     impl Fake {
@@ -92,14 +122,20 @@ mod fake {
             lock(&self.sources).entry(blob).or_default().push(source);
         }
 
-        /// Loses everything that was announced.
-        pub(crate) fn forget(&self) {
-            self.provided.send_modify(BTreeSet::clear);
+        /// Loses everything that was announced, and starts again.
+        pub(crate) fn restart(&self) {
+            self.provided.send_modify(BTreeMap::clear);
+            self.starts.send_replace(());
         }
 
         /// What was announced and not ended.
-        pub(crate) fn provided(&self) -> watch::Receiver<BTreeSet<Record>> {
+        pub(crate) fn provided(&self) -> watch::Receiver<BTreeMap<Record, Class>> {
             self.provided.subscribe()
+        }
+
+        /// How often something was announced, or announced again.
+        pub(crate) fn told(&self) -> usize {
+            self.told.load(SeqCst)
         }
     }
 
@@ -110,18 +146,33 @@ mod fake {
             Box::pin(std::future::ready(Ok(found)))
         }
 
-        fn provide(&self, record: Record) -> BoxFuture<'_, Result<(), DirectoryError>> {
+        fn provide(&self, record: Record, class: Class) -> BoxFuture<'_, Result<(), TellError>> {
+            self.told.fetch_add(1, SeqCst);
             self.provided.send_modify(|provided| {
-                provided.insert(record);
+                provided.insert(record, class);
             });
             Box::pin(std::future::ready(Ok(())))
         }
 
-        fn stop_providing(&self, record: Record) -> BoxFuture<'_, Result<(), DirectoryError>> {
+        fn stop_providing(&self, record: Record) -> BoxFuture<'_, Result<(), TellError>> {
             self.provided.send_modify(|provided| {
                 provided.remove(&record);
             });
             Box::pin(std::future::ready(Ok(())))
+        }
+
+        fn max_cached(&self) -> usize {
+            100
+        }
+
+        fn starts(&self) -> BoxStream<'static, ()> {
+            let mut starts = self.starts.subscribe();
+            starts.mark_changed();
+            let next = |mut starts: watch::Receiver<()>| async move {
+                starts.changed().await.ok()?;
+                Some(((), starts))
+            };
+            stream::unfold(starts, next).boxed()
         }
     }
 }

@@ -10,7 +10,7 @@ pub mod directory;
 mod pool;
 mod race;
 
-pub use directory::{Directory, DirectoryError, Record, Source};
+pub use directory::{Class, Directory, DirectoryError, Record, Source, TellError};
 pub use pool::{DialError, PoolConfig};
 pub(crate) use pool::{Pool, dial};
 

@@ -5,9 +5,8 @@ use crate::{
     link::stamped,
     wire::{Message, Part, frame, length_prefix},
 };
-use codec::Encode;
 use libp2p::identity::{Keypair, SigningError};
-use nsn_p2p::gossip::Envelope;
+use nsn_p2p::{Protocols, gossip::Envelope};
 use std::time::Duration;
 
 /// What a frame announces that is too large; the control channel takes a little over 1 MiB.
@@ -21,35 +20,51 @@ const HOUR: Duration = Duration::from_secs(3600);
 /// How long messages say that they are of use.
 const TTL_MS: u32 = 60_000;
 
-/// An honest message: stamped, signed, fresh.
-pub(crate) fn honest(
-    keypair: &Keypair,
-    topic: &str,
-    sequence: u64,
-    size: usize,
-    now: Duration,
-) -> Result<Message, SigningError> {
-    at(keypair, topic, sequence, size, now, now)
+/// Who writes messages, and on which chain.
+#[derive(Clone)]
+pub(crate) struct Author {
+    pub(crate) keypair: Keypair,
+    pub(crate) chain: Protocols,
 }
 
-/// A message that says it was made at `created`.
-fn at(
-    keypair: &Keypair,
-    topic: &str,
-    sequence: u64,
-    size: usize,
-    now: Duration,
-    created: Duration,
-) -> Result<Message, SigningError> {
-    let created_ms = u64::try_from(created.as_millis()).unwrap_or(u64::MAX);
-    let envelope = Envelope::new(stamped(now, size), created_ms, TTL_MS);
-    Message::signed(keypair, topic, sequence, envelope.encode())
+impl Author {
+    /// An honest message: stamped, sealed, fresh.
+    pub(crate) fn honest(
+        &self,
+        topic: &str,
+        sequence: u64,
+        size: usize,
+        now: Duration,
+    ) -> Result<Message, SigningError> {
+        self.at(topic, sequence, size, now, now)
+    }
+
+    /// A message that says it was made at `created`.
+    fn at(
+        &self,
+        topic: &str,
+        sequence: u64,
+        size: usize,
+        now: Duration,
+        created: Duration,
+    ) -> Result<Message, SigningError> {
+        let created_ms = u64::try_from(created.as_millis()).unwrap_or(u64::MAX);
+        let envelope = Envelope::new(stamped(now, size), created_ms, TTL_MS);
+        let data = envelope.sealed(&self.chain, topic, &self.keypair)?;
+        Ok(self.carrying(topic, sequence, data))
+    }
+
+    /// A message that carries any bytes.
+    fn carrying(&self, topic: &str, sequence: u64, data: Vec<u8>) -> Message {
+        let author = self.keypair.public().to_peer_id();
+        Message { author, data, sequence, topic: topic.to_owned() }
+    }
 }
 
 /// One peer's frames.
 pub(crate) struct Frames {
     pub(crate) kind: Mischief,
-    pub(crate) keypair: Keypair,
+    pub(crate) author: Author,
     /// Topics that exist, at least one.
     pub(crate) topics: Vec<&'static str>,
     pub(crate) size: usize,
@@ -62,19 +77,22 @@ impl Frames {
     pub(crate) fn frame(&self, n: u64, now: Duration) -> Result<Vec<u8>, SigningError> {
         let topic = self.topic(n);
         let sequence = self.sequence.wrapping_add(n);
-        let honest = |sequence| honest(&self.keypair, topic, sequence, self.size, now);
-        let skewed = |created| at(&self.keypair, topic, sequence, self.size, now, created);
+        let honest = |sequence| self.author.honest(topic, sequence, self.size, now);
+        let skewed = |created| self.author.at(topic, sequence, self.size, now, created);
         let publish = |message: &Message| frame(&[Part::Publish(message)]);
         Ok(match self.kind {
             Mischief::Malformed => {
                 // The version of an envelope, and nothing that follows it in one.
                 let mut data = vec![Envelope::VERSION];
                 data.extend_from_slice(&n.to_be_bytes());
-                publish(&Message::signed(&self.keypair, topic, sequence, data)?)
+                publish(&self.author.carrying(topic, sequence, data))
             }
             Mischief::BadSignature => {
                 let mut message = honest(sequence)?;
-                message.signature = vec![0; 64];
+                // The seal is at the end.
+                if let Some(last) = message.data.last_mut() {
+                    *last ^= 1;
+                }
                 publish(&message)
             }
             Mischief::Future => publish(&skewed(now + HOUR)?),
@@ -82,7 +100,7 @@ impl Frames {
             Mischief::UnknownTopic => {
                 let topic = format!("/nsn/nowhere-{n}/1.0.0");
                 let data = honest(sequence)?.data;
-                let message = Message::signed(&self.keypair, &topic, sequence, data)?;
+                let message = self.author.carrying(&topic, sequence, data);
                 frame(&[Part::Subscribe(&topic), Part::Publish(&message)])
             }
             Mischief::Replay => publish(&honest(self.sequence)?),
@@ -145,7 +163,10 @@ mod tests {
     fn frames(kind: Mischief) -> Frames {
         Frames {
             kind,
-            keypair: Keypair::ed25519_from_bytes([1; 32]).unwrap(),
+            author: Author {
+                keypair: Keypair::ed25519_from_bytes([1; 32]).unwrap(),
+                chain: Protocols::new(&[7; 32]),
+            },
             topics: vec!["/nsn/tasks/1.0.0", "/nsn/recipes/1.0.0"],
             size: 64,
             sequence: 100,

@@ -4,11 +4,12 @@ use crate::{
     args::{Mischief, Target},
     dial::dial,
     link::{Ears, Link, Outlet, OutletEnd, Reading, ended, unix_now, write},
-    mischief::{Frames, due, honest},
+    mischief::{Author, Frames, due},
     tally::{Count, Tally, Trouble},
     wire::{Part, frame},
 };
 use libp2p::identity::Keypair;
+use nsn_p2p::Protocols;
 use std::{net::IpAddr, sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -20,6 +21,8 @@ const RETRY_MAX: Duration = Duration::from_secs(10);
 /// What all peers of a swarm share.
 pub(crate) struct Shared {
     pub(crate) target: Target,
+    /// The chain that they take part in.
+    pub(crate) chain: Protocols,
     /// gossipsub's protocol on the control topics.
     pub(crate) protocol: Arc<str>,
     /// Topics to listen to, and to publish on.
@@ -139,12 +142,18 @@ impl Peer {
         }
     }
 
+    fn author(&self) -> Author {
+        Author { keypair: self.keypair.clone(), chain: self.shared.chain.clone() }
+    }
+
     async fn publish(&self, outlet: &mut Outlet, rate: f64, phase: f64) -> Result<(), Trouble> {
         let Shared { topics, size, tally, .. } = &*self.shared;
         let (started, first) = (Instant::now(), first_sequence());
+        let author = self.author();
         for (n, topic) in (0..).zip(topics.iter().cycle()) {
             self.wait(started, due(n, rate, phase)).await;
-            let message = honest(&self.keypair, topic, first.wrapping_add(n), *size, unix_now())
+            let message = author
+                .honest(topic, first.wrapping_add(n), *size, unix_now())
                 .map_err(|_| Trouble::Malformed)?;
             write(outlet, &frame(&[Part::Publish(&message)])).await?;
             tally.add(Count::Published, 1);
@@ -161,7 +170,7 @@ impl Peer {
         let Shared { topics, size, tally, .. } = &*self.shared;
         let frames = Frames {
             kind,
-            keypair: self.keypair.clone(),
+            author: self.author(),
             topics: topics.clone(),
             size: *size,
             sequence: first_sequence(),

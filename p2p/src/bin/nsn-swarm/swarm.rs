@@ -47,8 +47,10 @@ pub(crate) async fn run(
     out: &mut impl Write,
     interrupted: CancellationToken,
 ) -> io::Result<()> {
+    let chain = Protocols::new(&args.genesis.0);
     let shared = Arc::new(Shared {
-        protocol: format!("{}/1.1.0", Protocols::new(&args.genesis.0).control()).into(),
+        protocol: format!("{}/1.1.0", chain.control()).into(),
+        chain,
         topics: args.topics().into_iter().map(Topic::name).collect(),
         size: usize::try_from(args.size).unwrap_or(usize::MAX),
         tally: Arc::new(Tally::default()),

@@ -3,16 +3,10 @@
 //!
 //! Field numbers are those of `rpc.proto` in the gossipsub specification (libp2p/specs, pubsub).
 
-use libp2p::{
-    PeerId,
-    identity::{Keypair, SigningError},
-};
+use libp2p::PeerId;
 
 /// Largest frame that is read, in bytes: the largest control message and room around it.
 pub(crate) const MAX_FRAME: usize = 2 << 20;
-
-/// What a signature covers before the message itself.
-const SIGNING_PREFIX: &[u8] = b"libp2p-pubsub:";
 
 /// Protobuf's wire types that messages here use.
 const VARINT: u64 = 0;
@@ -25,42 +19,20 @@ const FIXED32: u64 = 5;
 pub(crate) struct Message {
     /// Who says that it made it.
     pub(crate) author: PeerId,
-    /// What it carries: an envelope, if it is honest.
+    /// What it carries: an envelope that the author sealed, if it is honest.
     pub(crate) data: Vec<u8>,
     /// The author's number of it.
     pub(crate) sequence: u64,
     /// The topic's name on the wire.
     pub(crate) topic: String,
-    /// The author's signature, or not.
-    pub(crate) signature: Vec<u8>,
 }
 
 impl Message {
-    /// A message with the signature that it needs.
-    pub(crate) fn signed(
-        keypair: &Keypair,
-        topic: &str,
-        sequence: u64,
-        data: Vec<u8>,
-    ) -> Result<Self, SigningError> {
-        let author = keypair.public().to_peer_id();
-        let mut this =
-            Self { author, data, sequence, topic: topic.to_owned(), signature: Vec::new() };
-        let mut covered = SIGNING_PREFIX.to_vec();
-        this.encode(&mut covered);
-        this.signature = keypair.sign(&covered)?;
-        Ok(this)
-    }
-
-    /// The fields, the signature only if there is one: signed is what is without.
     fn encode(&self, out: &mut Vec<u8>) {
         put_bytes(out, 1, &self.author.to_bytes());
         put_bytes(out, 2, &self.data);
         put_bytes(out, 3, &self.sequence.to_be_bytes());
         put_bytes(out, 4, self.topic.as_bytes());
-        if !self.signature.is_empty() {
-            put_bytes(out, 5, &self.signature);
-        }
     }
 }
 
@@ -296,6 +268,11 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn message(topic: &str, sequence: u64, data: Vec<u8>) -> Message {
+        let author = nsn_p2p::identity::peer_id_of(&[1; 32]).unwrap();
+        Message { author, data, sequence, topic: topic.to_owned() }
+    }
+
     fn body(frame: &[u8]) -> &[u8] {
         let mut fields = Fields(frame);
         let len = fields.varint().unwrap();
@@ -305,8 +282,7 @@ mod tests {
 
     #[test]
     fn each_part_is_counted_as_what_it_is() {
-        let keypair = Keypair::ed25519_from_bytes([1; 32]).unwrap();
-        let message = Message::signed(&keypair, "t", 7, b"data".to_vec()).unwrap();
+        let message = message("t", 7, b"data".to_vec());
         let bytes = frame(&[
             Part::Subscribe("t"),
             Part::Graft("t"),
@@ -339,11 +315,8 @@ mod tests {
 
         #[test]
         fn what_is_published_is_read(data: Vec<Vec<u8>>, sequence: u64, topic: String) {
-            let keypair = Keypair::ed25519_from_bytes([1; 32]).unwrap();
-            let messages: Vec<Message> = data
-                .iter()
-                .map(|data| Message::signed(&keypair, &topic, sequence, data.clone()).unwrap())
-                .collect();
+            let messages: Vec<Message> =
+                data.iter().map(|data| message(&topic, sequence, data.clone())).collect();
             let parts: Vec<Part<'_>> = messages.iter().map(Part::Publish).collect();
             let bytes = frame(&parts);
             let received = Received::read(body(&bytes)).unwrap();

@@ -1,16 +1,36 @@
-//! What kad's routing table holds: who is let in (`admission` decides), and which addresses of each.
+//! What kad's routing table holds: who is let in (`admission` decides), which addresses of each, and
+//! who is still there.
 //!
 //! kad itself only ever adds addresses. Left to that, a peer that tells new ones again and again
 //! would grow its entry without bound, and every answer that names it past what kad decodes.
+//!
+//! A peer enters only once this node has reached it: by a dial of its own, or, where it came by
+//! itself, by one to an address that it told ([`checks`]). Whoever is in the table and was not heard
+//! of for a while is dialled again; who fails a few times leaves ([`health`]), and a peer that found its
+//! bucket full takes the place if it can be reached ([`replacements`]). Lookups near this node and
+//! in each bucket fill the table ([`refresh`]).
+
+mod checks;
+mod config;
+mod health;
+mod refresh;
+mod replacements;
+mod task;
+mod upkeep;
 
 use super::{
     admission::{self, Groups, Held, Limits, Place, Refused},
     task::Behaviour,
 };
 use crate::{AddressPolicy, Multiaddr, PeerId, Reputation, address::IpGroup, identity::key_of};
+pub(crate) use checks::{Check, Why};
+pub use config::Config;
 use libp2p::kad::{NodeStatus, RoutingUpdate};
 use lru::LruCache;
 use std::{net::IpAddr, num::NonZeroUsize};
+pub(crate) use task::REFRESHES;
+pub(super) use upkeep::Upkeep;
+pub(crate) use upkeep::{Dialled, OUTCOMES, Seen};
 
 /// Addresses held of one peer.
 pub(crate) const MAX_ADDRESSES: usize = 16;
@@ -59,15 +79,17 @@ pub(super) struct Routing {
     from: LruCache<PeerId, IpGroup>,
     /// Peers that may wait for a place in their bucket, one a bucket: 256 * 160 bytes = 40 KB.
     waiting: LruCache<PeerId, ()>,
+    pub(super) upkeep: Upkeep,
 }
 
 impl Routing {
-    pub(super) fn new(limits: Limits, policy: AddressPolicy) -> Self {
+    pub(super) fn new(limits: Limits, policy: AddressPolicy, upkeep: Upkeep) -> Self {
         Self {
             limits,
             policy,
             from: LruCache::sparse(MAX_FROM),
             waiting: LruCache::sparse(MAX_WAITING),
+            upkeep,
         }
     }
 
@@ -234,6 +256,7 @@ mod tests {
         multiaddr::Protocol,
         swarm::{ConnectionId, FromSwarm, NetworkBehaviour, behaviour::ConnectionEstablished},
     };
+    use std::time::Instant;
 
     fn key(n: u8) -> [u8; 32] {
         [n; 32]
@@ -251,6 +274,11 @@ mod tests {
         ports.iter().map(|port| tcp(*port).with(Protocol::P2p(peer(n)))).collect()
     }
 
+    fn routing(config: &dht::Config, policy: AddressPolicy) -> Routing {
+        let upkeep = Upkeep::new(peer(0), config.refresh, &config.table, Instant::now());
+        Routing::new(Limits::new(config, policy), policy, upkeep)
+    }
+
     /// A real kad with buckets of two places, and who is let into it.
     struct Table {
         kad: Behaviour,
@@ -264,7 +292,7 @@ mod tests {
             let chain = Protocols::new(&[1; 32]);
             Self {
                 kad: dht::behaviour(peer(0), &config, policy, &chain),
-                routing: Routing::new(Limits::new(&config, policy), policy),
+                routing: routing(&config, policy),
                 reputation: StaticReputation::default(),
             }
         }
@@ -402,14 +430,152 @@ mod tests {
         assert_eq!(table.admit(c, &[tcp(1)]), Err(Refused::BucketFull));
     }
 
+    /// What the driver does with a peer that has identified itself.
+    fn identified(table: &mut Table, n: u8, reached: bool, now: Instant) -> Result<bool, Refused> {
+        let Table { kad, routing, reputation } = table;
+        let told = [tcp(n.into())];
+        let seen = Seen { ip: None, reached, told: &told };
+        routing.identified(kad, &peer(n), seen, reputation, now)
+    }
+
+    /// What it does when a dial to a peer has ended.
+    fn dialled(table: &mut Table, id: usize, n: u8, outcome: Dialled, now: Instant) -> Option<Why> {
+        let Table { kad, routing, reputation } = table;
+        let id = ConnectionId::new_unchecked(id);
+        let checked = routing.dialled(kad, id, &peer(n), outcome, reputation, now);
+        checked.map(|checked| checked.why)
+    }
+
+    /// The peer that is dialled next, and why.
+    fn dials(table: &mut Table, id: usize, now: Instant) -> Option<(PeerId, Why)> {
+        let check = table.routing.upkeep.next_check(now)?;
+        let dialled = (check.peer, check.why);
+        table.routing.upkeep.check_begun(ConnectionId::new_unchecked(id), check);
+        Some(dialled)
+    }
+
+    #[test]
+    fn one_that_came_by_itself_enters_once_it_was_reached() {
+        let (mut table, now) = (Table::new(AddressPolicy::Global), Instant::now());
+        assert_eq!(identified(&mut table, 1, false, now), Ok(false));
+        assert_eq!(table.len(), 0);
+        assert_eq!(dials(&mut table, 1, now), Some((peer(1), Why::Newcomer)));
+        assert_eq!(dialled(&mut table, 1, 1, Dialled::Reached, now), Some(Why::Newcomer));
+        assert!(table.holds(1));
+        assert_eq!(identified(&mut table, 2, true, now), Ok(true), "reached by another dial");
+        assert_eq!(identified(&mut table, 3, false, now), Ok(false));
+        dials(&mut table, 2, now).unwrap();
+        dialled(&mut table, 2, 3, Dialled::Failed, now);
+        assert!(!table.holds(3));
+        // Whoever is known to be reachable is not dialled each time it comes back.
+        table.kad.remove_peer(&peer(1));
+        assert_eq!(identified(&mut table, 1, false, now), Ok(true));
+        table.kad.remove_peer(&peer(1));
+        let later = now + Config::default().reachable_for + std::time::Duration::from_secs(1);
+        assert_eq!(identified(&mut table, 1, false, later), Ok(false));
+    }
+
+    #[test]
+    fn one_that_says_it_has_moved_is_dialled_there_first() {
+        let (mut table, now) = (Table::new(AddressPolicy::Global), Instant::now());
+        identified(&mut table, 1, true, now).unwrap();
+        let tells = |table: &mut Table, ports: &[u16]| {
+            let Table { kad, routing, reputation } = table;
+            let told: Vec<_> = ports.iter().map(|port| tcp(*port)).collect();
+            let seen = Seen { ip: None, reached: false, told: &told };
+            routing.identified(kad, &peer(1), seen, reputation, now)
+        };
+        assert_eq!(tells(&mut table, &[1, 2]), Ok(true), "one more");
+        assert_eq!(tells(&mut table, &[3]), Ok(false));
+        assert_eq!(dials(&mut table, 1, now), Some((peer(1), Why::Newcomer)));
+        assert_eq!(held(&mut table.kad, &peer(1)), of_peer(1, &[1, 2]));
+        dialled(&mut table, 1, 1, Dialled::Reached, now);
+        assert_eq!(held(&mut table.kad, &peer(1)), of_peer(1, &[3]));
+    }
+
+    #[test]
+    fn who_may_not_enter_is_not_dialled() {
+        let (mut table, now) = (Table::new(AddressPolicy::Global), Instant::now());
+        table.reputation.set(key(1), Some(Standing { seeder: 0, ..Standing::NEUTRAL }));
+        assert_eq!(identified(&mut table, 1, false, now), Err(Refused::Graylisted));
+        assert_eq!(dials(&mut table, 1, now), None);
+    }
+
+    #[test]
+    fn one_that_dies_leaves_and_who_found_the_bucket_full_takes_its_place() {
+        let (mut table, mut now) = (Table::new(AddressPolicy::Any), Instant::now());
+        let [a, b, c] = table.neighbours();
+        for n in [a, b, c] {
+            table.connect(n);
+        }
+        identified(&mut table, a, true, now).unwrap();
+        identified(&mut table, b, true, now).unwrap();
+        assert_eq!(identified(&mut table, c, true, now), Err(Refused::BucketFull));
+        let Table { kad, routing, .. } = &mut table;
+        routing.on_tick(kad, now);
+        let settings = Config::default();
+        for _ in 0..settings.max_failures {
+            assert!(table.holds(a));
+            assert_eq!(dials(&mut table, 1, now), None);
+            table.routing.failed(&mut table.kad, &peer(a), now);
+            now += settings.stale_retry;
+        }
+        assert!(!table.holds(a) && table.holds(b));
+        assert_eq!(dials(&mut table, 1, now), Some((peer(c), Why::Replacement)));
+        dialled(&mut table, 1, c, Dialled::Reached, now);
+        assert_eq!(identified(&mut table, c, true, now), Ok(true));
+        assert_eq!(table.len(), 2);
+    }
+
+    #[test]
+    fn one_that_is_silent_is_dialled_and_stays_if_it_is_there() {
+        let (mut table, now) = (Table::new(AddressPolicy::Any), Instant::now());
+        identified(&mut table, 1, true, now).unwrap();
+        let tick = |table: &mut Table, now| table.routing.on_tick(&mut table.kad, now);
+        tick(&mut table, now);
+        assert_eq!(dials(&mut table, 1, now), None);
+        let later = now + Config::default().stale_after;
+        tick(&mut table, later);
+        tick(&mut table, later);
+        assert_eq!(dials(&mut table, 1, later), Some((peer(1), Why::Stale)));
+        assert_eq!(dials(&mut table, 2, later), None);
+        assert_eq!(dialled(&mut table, 1, 1, Dialled::Reached, later), Some(Why::Stale));
+        tick(&mut table, later);
+        assert_eq!(dials(&mut table, 2, later), None);
+        let contacts = table.routing.contacts(&mut table.kad, 10, later, 5_000_000);
+        let seen: Vec<_> = contacts.iter().map(|c| (c.peer, c.seen_ms)).collect();
+        assert_eq!(seen, [(key(1), 5_000_000)]);
+    }
+
+    #[test]
+    fn those_of_before_the_restart_are_dialled_the_last_heard_of_first() {
+        let (mut table, now) = (Table::new(AddressPolicy::Any), Instant::now());
+        let kept = |n: u8| dht::disk::KeptContact {
+            peer: key(n),
+            addresses: of_peer(n, &[1]),
+            seen_ms: n.into(),
+        };
+        identified(&mut table, 2, true, now).unwrap();
+        table.routing.upkeep.restore(vec![kept(1), kept(2), kept(3)], |kept| {
+            let peer = peer_id_of(&kept.peer)?;
+            Some(dht::network::Contact { peer, addresses: kept.addresses })
+        });
+        let mut dialled = Vec::new();
+        for id in 0..4 {
+            table.routing.on_tick(&mut table.kad, now);
+            dialled.extend(dials(&mut table, id, now));
+        }
+        assert_eq!(dialled, [(peer(3), Why::Kept), (peer(1), Why::Kept)]);
+        assert_eq!(table.len(), 1, "they have to be reached first");
+    }
+
     #[test]
     fn one_network_has_few_places_in_the_table_and_fewer_in_a_bucket() {
         let config = dht::Config::default();
         let mut table = Table::new(AddressPolicy::Global);
         table.kad =
             dht::behaviour(peer(0), &config, AddressPolicy::Global, &Protocols::new(&[1; 32]));
-        table.routing =
-            Routing::new(Limits::new(&config, AddressPolicy::Global), AddressPolicy::Global);
+        table.routing = routing(&config, AddressPolicy::Global);
         let mut reasons = std::collections::HashSet::new();
         let mut entered = 0;
         for n in 1..=255 {
