@@ -38,6 +38,8 @@ const PATIENCE: Duration = Duration::from_secs(240);
 /// Fewest peers that a node hears on each topic, and has in each mesh, before anything is sent: the
 /// least that a mesh wants.
 const FEWEST: usize = 4;
+/// How long the number of connections has to stand still, within a tenth of one a node.
+const SETTLED: Duration = Duration::from_secs(5);
 /// How long stragglers are waited for.
 const DRAIN: Duration = Duration::from_secs(10);
 
@@ -140,7 +142,11 @@ async fn net(quick: bool) -> Outcomes {
     let started = Instant::now();
     let net = Net::start(count).await?;
     let together = started.elapsed();
+    let idle = net.settled().await?;
+    let settled = started.elapsed();
+    let before = net.copies();
     let first = net.carry(RATE, Duration::from_secs(seconds)).await?;
+    let copies = (net.copies() - before) / real(first.published.max(1));
     // A warm network does not become slower by being raised to what it cannot carry: the rate that
     // it is asked for at the end is the promised one again.
     let (mut ceiling, mut beyond) = (None, None);
@@ -182,6 +188,9 @@ async fn net(quick: bool) -> Outcomes {
                 "carried": first.told(),
                 "after_too_much": again.told(),
                 "seconds_to_come_together": rounded(together.as_secs_f64()),
+                "seconds_to_settle": rounded(settled.as_secs_f64()),
+                "cpu_share_without_messages": rounded(idle),
+                "copies_of_a_message": rounded(copies),
                 "connections_of_a_node_p50": quantile(&mut connected, 0.5),
                 "connections_of_a_node_max": quantile(&mut connected, 1.0),
             }),
@@ -258,6 +267,43 @@ impl Net {
             }
         }
         Ok(())
+    }
+
+    /// Waits until the nodes have all the connections they will have; the share of the two cores
+    /// that the network takes then without any message.
+    async fn settled(&self) -> Result<f64, Failure> {
+        let connections = || async {
+            let mut sum = 0;
+            for node in &self.nodes {
+                sum += node.overlay.peers.status().await?.connected_peers;
+            }
+            Ok::<usize, Failure>(sum)
+        };
+        let settle = async {
+            let mut before = connections().await?;
+            loop {
+                let (started, cpu_before) = (Instant::now(), cpu_us()?);
+                sleep(SETTLED).await;
+                let cpu = real(cpu_us()? - cpu_before) / 1e6;
+                let now = connections().await?;
+                if now.abs_diff(before) <= self.nodes.len() / 10 {
+                    return Ok(cpu / started.elapsed().as_secs_f64() / 2.0);
+                }
+                before = now;
+            }
+        };
+        timeout(PATIENCE, settle).await.map_err(|_| "the network does not settle")?
+    }
+
+    /// Copies of messages that came to any node, new ones and duplicates.
+    fn copies(&self) -> f64 {
+        let families = self.nodes.iter().flat_map(|node| node.registry.gather());
+        let counted = families.filter(|family| {
+            ["nsn_p2p_gossipsub_messages_received_total", "nsn_p2p_gossipsub_duplicates_total"]
+                .contains(&family.get_name())
+        });
+        let each = counted.flat_map(|family| family.get_metric().to_vec());
+        each.map(|metric| metric.get_counter().get_value()).sum()
     }
 
     /// Publishes at a rate, each message by another node and on another topic than the one before.

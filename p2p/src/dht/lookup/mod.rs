@@ -19,7 +19,8 @@
 //! left: names of peers that are not there cost nothing to invent.
 //!
 //! **Patience.** An answer that is late by the measure of others no longer holds up the lookup: the
-//! next peer is asked in the meantime. It still counts if it comes.
+//! next peer is asked in the meantime. It still counts if it comes. What others took says nothing
+//! while this node itself is slow, so a lookup that nobody has answered yet gives nobody up by it.
 
 mod candidates;
 mod patience;
@@ -282,9 +283,10 @@ impl Lookup {
         let survey = self.candidates.survey(now);
         let may_ask = self.asked < self.settings.width * QUESTIONS_EACH;
         let asks = may_ask && survey.next.iter().any(Option::is_some);
-        // Where others are too few, the late ones are waited for some more.
+        // Where others are too few, the late ones are waited for some more. Where nobody has answered,
+        // it may be this node that is slow, and nobody is given up before their questions have failed.
         let hopes = survey.answered < self.settings.width
-            && self.waiting.iter().any(|waiting| waiting.lost_at > now);
+            && self.waiting.iter().any(|waiting| waiting.lost_at > now || self.answered == 0);
         (!asks && !survey.waits && !hopes).then_some(End::Converged)
     }
 

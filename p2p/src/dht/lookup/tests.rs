@@ -251,15 +251,33 @@ fn a_late_answer_gives_its_slot_away_and_still_counts() {
 #[test]
 fn where_nobody_else_is_left_the_late_are_waited_for() {
     let (local, target, now) = (peer(0), target(1), Instant::now());
-    let seeds = [contact(1, 1)];
+    let seeds = [contact(1, 1), contact(2, 2)];
     let mut lookup = Lookup::new(settings(1), Goal::Closest, local, target, seeds, now);
-    lookup.next(now, |_| PATIENCE).unwrap();
+    let answers = lookup.next(now, |_| PATIENCE).unwrap().peer;
+    let silent = lookup.next(now, |_| PATIENCE).unwrap().peer;
+    lookup.on_answer(&answers, None, Answer::default(), |_| {});
     let late = now + PATIENCE;
     assert_eq!(lookup.end(late), None);
     assert_eq!(lookup.wakes_at(late), now + PATIENCE * LAST_HOPE);
     assert_eq!(lookup.end(now + PATIENCE * LAST_HOPE), Some(End::Converged));
-    lookup.on_answer(&peer(1), None, Answer::default(), |_| {});
-    assert_eq!(lookup.outcome(End::Converged).answered, 1);
+    lookup.on_answer(&silent, None, Answer::default(), |_| {});
+    assert_eq!(lookup.outcome(End::Converged).answered, 2);
+}
+
+#[test]
+fn where_nobody_has_answered_nobody_is_given_up_before_the_question_has_failed() {
+    let (local, target, now) = (peer(0), target(1), Instant::now());
+    let seeds = [contact(1, 1), contact(2, 2)];
+    let mut lookup = Lookup::new(settings(1), Goal::Closest, local, target, seeds, now);
+    let asked = [(); 2].map(|()| lookup.next(now, |_| PATIENCE).unwrap().peer);
+    let later = now + PATIENCE * LAST_HOPE;
+    assert_eq!(lookup.end(later), None);
+    assert_eq!(lookup.wakes_at(later), now + Duration::from_secs(10));
+    for peer in asked {
+        assert_eq!(lookup.end(later), None);
+        lookup.on_failure(&peer);
+    }
+    assert_eq!(lookup.end(later), Some(End::Converged));
 }
 
 #[test]
