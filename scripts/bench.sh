@@ -4,13 +4,14 @@
 #
 #   scripts/bench.sh [GROUP] [NAME ...] [--quick] [--compare FILE]
 #
-#   GROUP           chain, overlay, dht, or all; the default is all
+#   GROUP           chain, overlay, dht, nat, or all; the default is all
 #   NAME            only the benchmarks whose name begins with one of these, such as chain.feed
 #   --quick         smaller numbers of everything, under two minutes a group
 #   --compare FILE  afterwards, on standard error, each number beside that of an earlier run
 #
 # overlay.slots_missed floods a whole node: the one that NSN_NODE names, or one that is built with the
-# benchmarks.
+# benchmarks. nat runs nodes in the NAT lab (scripts/natlab.sh), which wants root; with --quick six
+# cells of it, in which each kind of NAT is once on either side.
 #
 # It never fails because of a number: 1 means that a benchmark could not run, 2 that there is none of
 # that group or name. BENCHMARKS.md says what the numbers mean.
@@ -23,14 +24,18 @@ chain="nsn-node:chain:chain.feed,chain.snapshot,chain.slash_to_score_ms
     pallet-audits:liars:chain.liars nsn-runtime:report_weight:chain.report_block_weight"
 overlay="nsn-p2p:overlay:overlay."
 dht="nsn-p2p:dht:dht."
-groups="chain overlay dht"
+groups="chain overlay dht nat"
+
+# What --quick runs of the NAT lab's 36 cells.
+quick_cells="open.symmetric full_cone.double port_restricted.port_restricted symmetric.full_cone
+    double.udp_blocked udp_blocked.open"
 
 # A number that became worse by more than this many percent is marked. Two runs on the same machine
 # differ by less.
 tolerance=10
 
 usage() {
-    sed -n '2,16s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+    sed -n '2,17s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
 }
 
 group=all
@@ -38,11 +43,11 @@ names=()
 quick=()
 compare=
 [ $# -eq 0 ] || case "$1" in
-    chain | overlay | dht | all)
+    chain | overlay | dht | nat | all)
         group=$1
         shift
         ;;
-    nat | relay)
+    relay)
         say "there are no benchmarks of the group $1 yet; there are: $groups"
         exit 2
         ;;
@@ -59,7 +64,7 @@ while [ $# -gt 0 ]; do
             usage
             exit
             ;;
-        chain.* | overlay.* | dht.*) names+=("$1") ;;
+        chain.* | overlay.* | dht.* | nat.*) names+=("$1") ;;
         *)
             say "no benchmark and no option is named $1"
             usage >&2
@@ -154,19 +159,50 @@ run_group() {
         wanted "$prints" || continue
         step "running $target of $package"
         executable=$(sed -n "s/^bench:$target://p" <<<"$built")
-        # Some print more than they are asked for, and what is no result goes where progress goes. A
-        # line at a time: whoever waits twenty minutes wants to see each when it is there.
-        "$executable" ${names[@]+"${names[@]}"} ${quick[@]+"${quick[@]}"} |
-            while IFS= read -r line; do
-                [[ $line == {* ]] || { printf '%s\n' "$line" >&2 && continue; }
-                name=$(jq -r .bench <<<"$line")
-                ! asked "$name" || printf '%s\n' "$line" | tee -a "$results"
-            done || failed+=("$target of $package")
+        "$executable" ${names[@]+"${names[@]}"} ${quick[@]+"${quick[@]}"} | take_results ||
+            failed+=("$target of $package")
+    done
+}
+
+# Some print more than they are asked for, and what is no result goes where progress goes. A line at a
+# time: whoever waits twenty minutes wants to see each when it is there.
+take_results() {
+    local line name
+    while IFS= read -r line; do
+        [[ $line == {* ]] || { printf '%s\n' "$line" >&2 && continue; }
+        name=$(jq -r .bench <<<"$line")
+        ! asked "$name" || printf '%s\n' "$line" | tee -a "$results"
+    done
+}
+
+# Runs nodes in the NAT lab: the whole matrix, or the cells that were asked for, with and without STUN.
+run_nat() {
+    local series name cells silent
+    wanted nat.matrix,nat.nostun || return 0
+    if [ -z "${NSN_NODE:-}" ]; then
+        step "building nsn-node in release (cold: about 25 minutes on 2 cores, warm: seconds)"
+        cargo build --release --locked -p nsn-node || die "the node could not be built"
+        NSN_NODE="$CARGO_TARGET_DIR/release/nsn-node"
+    fi
+    export NSN_NODE
+    for series in matrix nostun; do
+        wanted "nat.$series" || continue
+        cells=()
+        for name in ${names[@]+"${names[@]}"}; do
+            # A name is a cell, a row, or the worst of all.
+            [[ $name != "nat.$series."* || $name == *.worst_s ]] || cells+=("${name#"nat.$series."}")
+        done
+        # shellcheck disable=SC2206 # a list of words
+        [ ${#cells[@]} -gt 0 ] || [ ${#quick[@]} -eq 0 ] || cells=($quick_cells)
+        silent=()
+        [ $series = matrix ] || silent=(--no-stun)
+        NSN_REQUIRE_NATLAB=1 scripts/natlab.sh matrix --json ${silent[@]+"${silent[@]}"} \
+            ${cells[@]+"${cells[@]}"} | take_results || failed+=("nat.$series")
     done
 }
 
 for each in $groups; do
-    run_group "$each"
+    if [ "$each" = nat ]; then run_nat; else run_group "$each"; fi
 done
 
 if [ -n "$compare" ]; then

@@ -6,6 +6,8 @@
 #   scripts/setup.sh --deny     cargo-deny as well (dependencies: advisories, licences, sources)
 #   scripts/setup.sh --zombienet
 #                               zombienet as well, for scripts/zombienet.sh
+#   scripts/setup.sh --natlab   what the NAT lab runs as well, for scripts/natlab.sh; of the servers
+#                               among it none is started on this machine, now or when it boots
 #   scripts/setup.sh --wasm-libs DIR
 #                               only build core, alloc and compiler_builtins for wasm32v1-none
 #                               into DIR, from the sources of the standard library
@@ -28,7 +30,7 @@ debian_rust="rustc-web cargo-web rust-web-src rust-web-llvm rust-web-clippy rust
 rustup_limit=600
 
 usage() {
-    sed -n '2,14s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+    sed -n '2,16s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
 }
 
 # ---- installing ---------------------------------------------------------------------------------
@@ -390,11 +392,63 @@ zombienet() {
     : >"$to/complete"
 }
 
+# ---- the NAT lab --------------------------------------------------------------------------------
+
+# Debian's names of the packages whose program is not there, each once. The programs are in sbin,
+# which is not on everybody's path.
+natlab_packages() {
+    local pair PATH="$PATH:/usr/sbin:/sbin"
+    for pair in ip:iproute2 tc:iproute2 nft:nftables conntrack:conntrack turnserver:coturn \
+        turnutils_uclient:coturn miniupnpd:miniupnpd upnpc:miniupnpc python3:python3; do
+        have "${pair%%:*}" || echo "${pair#*:}"
+    done | sort -u | tr '\n' ' '
+}
+
+# Debian starts the servers that it installs, and again at each boot. These are for the lab's own
+# namespaces, so what systemd would start is masked before it comes, and what init scripts would
+# start is forbidden (policy-rc.d, exit status 101). Servers that were here before are left alone.
+natlab() {
+    local packages name
+    packages=$(natlab_packages)
+    [ -n "$packages" ] || return 0
+    if [ "$check" = yes ]; then
+        missing "what the NAT lab runs, from the packages: $packages"
+        return 0
+    fi
+    have apt-get ||
+        die "this system has no apt-get, so its packages are left to you" \
+            "Install what these packages of Debian hold, then run this again: $packages"
+    step "installing from the system's packages, with no service started: $packages(about a minute)"
+    need_root "installing packages"
+    for name in coturn miniupnpd; do
+        [[ " $packages" != *" $name "* ]] || ! have systemctl ||
+            as_root systemctl mask "$name.service" >/dev/null 2>&1 ||
+            die "the service $name could not be masked, so installing it would start it"
+    done
+    # By default miniupnpd comes with iptables; the lab's NATs are of nftables.
+    # shellcheck disable=SC2086 # a list of words
+    without_services apt_install ${packages/miniupnpd /miniupnpd miniupnpd-nftables }
+}
+
+# Runs a command while no package may start a service. A subshell, so that the prohibition ends with
+# it however it ends; one that is there already stays.
+without_services() (
+    policy=/usr/sbin/policy-rc.d
+    if [ ! -e $policy ]; then
+        trap 'as_root rm -f $policy' EXIT
+        trap 'exit 130' INT TERM
+        printf '#!/bin/sh\nexit 101\n' | as_root tee $policy >/dev/null
+        as_root chmod 755 $policy
+    fi
+    "$@"
+)
+
 # ---- all of it ----------------------------------------------------------------------------------
 
 check=no
 deny=no
 with_zombienet=no
+with_natlab=no
 lacks=0
 
 missing() {
@@ -407,6 +461,7 @@ while [ $# -gt 0 ]; do
         --check) check=yes ;;
         --deny) deny=yes ;;
         --zombienet) with_zombienet=yes ;;
+        --natlab) with_natlab=yes ;;
         --wasm-libs)
             [ $# -ge 2 ] || die "--wasm-libs needs a folder" "$(usage)"
             nsn_env
@@ -430,6 +485,7 @@ if [ "$check" = no ] || rust_is_new; then
     rust_programs
 fi
 [ $with_zombienet = no ] || zombienet
+[ $with_natlab = no ] || natlab
 if [ "$lacks" -gt 0 ]; then
     say "scripts/setup.sh installs it"
     exit 1
