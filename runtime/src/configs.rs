@@ -154,7 +154,7 @@ impl pallet_validators::Config for Runtime {
     type DefaultSessionLength = ConstU32<SESSION_LENGTH>;
     type KeptSessions = ConstU32<KEPT_SESSIONS>;
     type MaxValidators = ConstU32<MAX_VALIDATORS>;
-    type WeightInfo = pallet_validators::weights::SubstrateWeight<Runtime>;
+    type WeightInfo = crate::weights::pallet_validators::Weights<Runtime>;
 }
 
 /// Sessions end after a fixed number of blocks.
@@ -225,7 +225,7 @@ impl pallet_reputation::Config for Runtime {
     type RecordOrigin = EnsureRoot<AccountId>;
     type RuntimeHoldReason = RuntimeHoldReason;
     type UnbindDelay = ConstU32<UNBIND_DELAY>;
-    type WeightInfo = pallet_reputation::weights::SubstrateWeight<Runtime>;
+    type WeightInfo = crate::weights::pallet_reputation::Weights<Runtime>;
 }
 
 /// The most reports in a block. With sessions of the usual length all validators could report in the
@@ -242,5 +242,5 @@ impl pallet_audits::Config for Runtime {
     type MaxReportsPerBlock = ConstU32<MAX_REPORTS_PER_BLOCK>;
     type NextSessionRotation = Periodic;
     type Sessions = Session;
-    type WeightInfo = pallet_audits::weights::SubstrateWeight<Runtime>;
+    type WeightInfo = crate::weights::pallet_audits::Weights<Runtime>;
 }

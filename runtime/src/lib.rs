@@ -41,6 +41,7 @@ mod benchmarks;
 mod configs;
 pub mod genesis;
 mod offences;
+mod weights;
 
 #[cfg(test)]
 mod tests;

@@ -309,7 +309,7 @@ pub mod pallet {
         /// As a transaction, one of [`Error`]; or `ExhaustsResources`, if the block has as many
         /// reports as it may.
         #[pallet::call_index(0)]
-        #[pallet::weight((T::WeightInfo::report(report.entries.len() as u32), Pays::No))]
+        #[pallet::weight((Pallet::<T>::report_weight(report.entries.len() as u32), Pays::No))]
         #[pallet::weight_of_authorize(
             T::WeightInfo::authorize_report(report.entries.len() as u32)
         )]

@@ -17,8 +17,9 @@ use sp_runtime::{RuntimeAppPublic, traits::Zero, transaction_validity::Transacti
 use crate::{
     Config, Current, Error, Event, InProgress, Pallet, Reporters, Reports,
     reporter::sr25519::AuthoritySignature,
-    subjects::CHUNK,
+    subjects::{CHUNK, MAX_CHUNKS},
     types::{Progress, Row, Window},
+    weights::WeightInfo,
 };
 
 /// What the pool knows reports by.
@@ -57,6 +58,14 @@ impl<T> From<Error<T>> for TransactionValidityError {
 }
 
 impl<T: Config> Pallet<T> {
+    /// What taking in a report of `entries` costs. A row is written for each chunk that the entries
+    /// are of, eight at most: too few for a line through a thousand entries to rise by any, so what
+    /// was measured has one of them.
+    pub(crate) fn report_weight(entries: u32) -> Weight {
+        let more = entries.min(MAX_CHUNKS).saturating_sub(1);
+        T::WeightInfo::report(entries).saturating_add(T::DbWeight::get().writes(more.into()))
+    }
+
     /// Whether the block being built, or the next one where the pool asks, takes `report`.
     pub(crate) fn authorize_report(
         report: &Report,

@@ -8,7 +8,7 @@ use core::marker::PhantomData;
 
 use frame_support::{traits::Get, weights::Weight};
 
-use crate::subjects::{CHUNK, MAX_CHUNKS};
+use crate::subjects::CHUNK;
 
 /// Picoseconds in a microsecond: the unit of `ref_time` is the picosecond.
 const MICROSECOND: u64 = 1_000_000;
@@ -22,7 +22,7 @@ const READ_PROOF: u64 = 4 * 1024;
 pub trait WeightInfo {
     /// Of finding a report of `entries` good or bad.
     fn authorize_report(entries: u32) -> Weight;
-    /// Of `report` with `entries` entries.
+    /// Of `report` with `entries` entries and one row that is written.
     fn report(entries: u32) -> Weight;
     /// Of a block in which no window begins or ends, and nothing is tallied.
     fn idle_block() -> Weight;
@@ -56,10 +56,9 @@ impl<T: frame_system::Config> WeightInfo for SubstrateWeight<T> {
         Self::cost(200_u64.saturating_add(3_u64.saturating_mul(entries.into())), 5, 0)
     }
 
-    /// Reads the window and its progress, writes the progress and one row for each chunk.
+    /// Reads the window and its progress, writes the progress and a row.
     fn report(entries: u32) -> Weight {
-        let rows = u64::from(entries.min(MAX_CHUNKS));
-        Self::cost(50_u64.saturating_add(entries.into()), 2, rows.saturating_add(1))
+        Self::cost(50_u64.saturating_add(entries.into()), 2, 2)
     }
 
     /// Reads the window, the tallies, where the session began, and how long it and a window are.
