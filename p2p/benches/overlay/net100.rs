@@ -24,6 +24,9 @@ use tokio::{
     time::{MissedTickBehavior, interval, sleep, timeout},
 };
 
+/// Where nodes listen.
+const IN_PROCESS: &str = "/memory/0";
+const TCP: &str = "/ip4/127.0.0.1/tcp/0";
 /// Messages a second of all nodes that must be carried, and payload in bytes.
 const RATE: f64 = 30.0;
 const SIZE: usize = 256;
@@ -43,7 +46,7 @@ const SETTLED: Duration = Duration::from_secs(5);
 /// How long stragglers are waited for.
 const DRAIN: Duration = Duration::from_secs(10);
 
-/// Each node runs the real driver on real loopback sockets and is told of one bootnode.
+/// Each node runs the real driver and is told of one bootnode.
 pub(crate) fn run(quick: bool) -> Outcomes {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
@@ -139,8 +142,9 @@ impl Measured {
 async fn net(quick: bool) -> Outcomes {
     let (count, seconds, step, raises) =
         if quick { (30, 6, 3, QUICK_RAISES) } else { (100, 60, 15, RAISES) };
+    let over_tcp = over_tcp(count, Duration::from_secs(seconds)).await?;
     let started = Instant::now();
-    let net = Net::start(count).await?;
+    let net = Net::start(count, IN_PROCESS).await?;
     let together = started.elapsed();
     let idle = net.settled().await?;
     let settled = started.elapsed();
@@ -187,6 +191,7 @@ async fn net(quick: bool) -> Outcomes {
                 "nodes": count,
                 "carried": first.told(),
                 "after_too_much": again.told(),
+                "over_tcp": over_tcp.told(),
                 "seconds_to_come_together": rounded(together.as_secs_f64()),
                 "seconds_to_settle": rounded(settled.as_secs_f64()),
                 "cpu_share_without_messages": rounded(idle),
@@ -218,14 +223,24 @@ async fn net(quick: bool) -> Outcomes {
     ])
 }
 
+/// The same network with a kernel's sockets between its nodes, and both their ends on the same two
+/// cores.
+async fn over_tcp(count: u8, time: Duration) -> Result<Measured, Failure> {
+    let net = Net::start(count, TCP).await?;
+    net.settled().await?;
+    let measured = net.carry(RATE, time).await?;
+    net.stop().await;
+    Ok(measured)
+}
+
 impl Net {
-    async fn start(count: u8) -> Result<Self, Failure> {
+    async fn start(count: u8, listen: &str) -> Result<Self, Failure> {
         let reputation = Arc::new(StaticReputation::default());
         let mut net = Self { nodes: Vec::new(), heard: Arc::new(Heard::new()) };
         let mut bootnodes = Vec::new();
         for n in 0..count {
             let mut config = Config {
-                listen: vec!["/ip4/127.0.0.1/tcp/0".parse()?],
+                listen: vec![listen.parse()?],
                 address_policy: AddressPolicy::Any,
                 ..Config::default()
             };
