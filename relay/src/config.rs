@@ -4,6 +4,7 @@ use crate::{
     announce, cache, client, content::publish, error::BuildError, fill, server, store, upstream,
 };
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 
 /// Settings of a shard service. Anything left out has its default; an unknown key is an error.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,7 +35,7 @@ impl Config {
     /// Names the first that is not.
     pub fn validate(&self) -> Result<(), BuildError> {
         let shard = u64::from(crate::content::MAX_BLOB_LEN);
-        let rules: [(&'static str, u64, bool, &'static str); 19] = [
+        let rules: [(&'static str, u64, bool, &'static str); 27] = [
             positive("server.max_connections", self.server.max_connections),
             positive("server.max_requests", self.server.max_requests),
             positive("server.max_streams", self.server.max_streams),
@@ -46,6 +47,24 @@ impl Config {
             positive("cache.max_entries", self.cache.max_entries),
             positive("cache.writers", self.cache.writers),
             least("cache.capacity", self.cache.capacity, shard),
+            least("cache.min_capacity", self.cache.min_capacity, shard),
+            positive("store.open_files", self.store.open_files),
+            positive("cache.memory_blob", self.cache.memory_blob),
+            at_least_a_second("cache.resize_every", self.cache.resize_every),
+            at_least_a_second("cache.scrub_every", self.cache.scrub_every),
+            at_least_a_second("cache.snapshot_every", self.cache.snapshot_every),
+            (
+                "cache.ttl",
+                self.cache.ttl.as_secs(),
+                self.cache.ttl.is_zero() || self.cache.ttl.as_secs() > 0,
+                "must be 0 or at least 1 s",
+            ),
+            (
+                "cache.pinned_percent",
+                self.cache.pinned_percent.into(),
+                self.cache.pinned_percent <= 90,
+                "must be at most 90",
+            ),
             positive("fill.parallel", self.fill.parallel),
             least("upstream.memory", self.upstream.memory, shard),
             positive("upstream.max_sources", self.upstream.max_sources),
@@ -75,6 +94,13 @@ fn positive<N: TryInto<u64>>(
 ) -> (&'static str, u64, bool, &'static str) {
     let value = value.try_into().unwrap_or(u64::MAX);
     (key, value, value > 0, "must be at least 1")
+}
+
+fn at_least_a_second(
+    key: &'static str,
+    value: Duration,
+) -> (&'static str, u64, bool, &'static str) {
+    (key, value.as_secs(), value.as_secs() > 0, "must be at least 1 s")
 }
 
 fn least(key: &'static str, value: u64, least: u64) -> (&'static str, u64, bool, &'static str) {

@@ -1,13 +1,13 @@
 //! The life of the service: open the stores, listen, serve, drain.
 //!
 //! The driver owns every task: the server (and its connections and requests), the fills, the
-//! announcer, the publisher. They end in the order in which they need each other: the server
+//! announcer, the publisher, what the cache does by itself. They end in the order in which they need each other: the server
 //! drains first, while fills still deliver to the viewers that wait for them.
 
 use crate::{
     Config,
     announce::{self, Announcer},
-    cache::Cache,
+    cache::{self, Cache},
     content::publish::{self, PublishError, Published},
     error::RunError,
     fill,
@@ -53,6 +53,7 @@ enum Part {
     Fills,
     Announcer,
     Publisher,
+    Cache,
 }
 
 impl Part {
@@ -62,6 +63,7 @@ impl Part {
             Self::Fills => "fills",
             Self::Announcer => "announcer",
             Self::Publisher => "publisher",
+            Self::Cache => "cache",
         }
     }
 }
@@ -169,6 +171,13 @@ impl Driver {
                 announcer: self.announcer.clone(),
                 metrics: self.metrics.clone(),
             };
+            let told = config.fill.announce.then(|| self.announcer.clone());
+            let caching = cache::Runner::new(Arc::clone(&cache), told, &config.cache);
+            let caching = caching.run(stop_rest.clone());
+            tasks.spawn(async move {
+                caching.await;
+                Part::Cache
+            });
             relay = Some(RelaySide { cache, fills: self.fills, announce: config.fill.announce });
             let runner = self.fill_runner.run(deps, stop_rest.clone());
             tasks.spawn(async move {
@@ -300,7 +309,7 @@ mod tests {
         let disk = Disk::new(4, metrics.clone());
         let store = store::Config::default();
         let files = Files::new(root.path().join("shards"), &store, disk.clone());
-        let origin = Arc::new(Origin::new(files, &store, metrics.clone()));
+        let origin = Arc::new(Origin::new(files, &store));
         let _lock = origin.open().await.unwrap();
         let directory = Arc::new(Fake::default());
         // There are two places, a publication of five records, and nobody who empties the queue.

@@ -10,7 +10,7 @@
 
 use crate::{
     announce::Announcer,
-    cache::{Admission, Cache},
+    cache::{Admission, AdmitError, Cache, Refused},
     content::{BlobId, ShardId},
     metrics::{Metrics, count_and_log},
     sync::lock,
@@ -301,7 +301,7 @@ async fn fill(mut active: Active, deps: Arc<Deps>, announce: bool) {
         }
     };
     active.fetched(bytes.clone());
-    let Admission { evicted, kept } = deps.cache.admit(id, bytes).await;
+    let Admission { evicted, kept } = deps.cache.admit(id, bytes, None).await;
     if announce {
         for victim in evicted {
             deps.announcer.withdraw(Record::Shard(ShardId(victim))).await;
@@ -314,7 +314,8 @@ async fn fill(mut active: Active, deps: Arc<Deps>, announce: bool) {
             deps.cache.set_told(id, Instant::now());
             deps.announcer.provide(Record::Shard(ShardId(id)));
         }
-        Ok(()) => {}
+        // That others are asked for more often is no failure, and is counted by the cache.
+        Ok(()) | Err(AdmitError::Refused { refused: Refused::Unwanted, .. }) => {}
         Err(error) => {
             if count_and_log(&deps.metrics.cache_write_failures_total) {
                 tracing::warn!("{id} is served but not cached: {error}");

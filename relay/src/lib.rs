@@ -25,13 +25,13 @@
 //! 1. **Accept** ([`server`]): a connection is refused before its handshake when there are too many
 //!    or they come too fast. TLS proves the peer's identity.
 //! 2. **Request** ([`wire`]): one stream, one frame, bounded in bytes and in time.
-//! 3. **Lookup**: what is on disk is read whole and verified; what is damaged is put aside and
-//!    counts as absent.
+//! 3. **Lookup**: what is on disk is verified as it is read, 16 KiB by 16 KiB; what is damaged is put
+//!    aside and counts as absent.
 //! 4. **Fill** ([`fill`]): a miss joins the blob's fill, which belongs to no viewer.
 //! 5. **Upstream** ([`upstream`]): the [`Directory`] names sources, the best is asked first, the
 //!    next one when it is slow; the first bytes that hash to the id win.
-//! 6. **Admit** ([`cache`]): written under a temporary name, synced, renamed; the least recently
-//!    used makes room.
+//! 6. **Admit** ([`cache`]): kept in memory, and on disk if it is asked for more often than what has to
+//!    make room; written under a temporary name, synced, renamed.
 //! 7. **Send**: from memory that was set aside, in pieces that the viewer has to take in time; raw,
 //!    or with the hashes that let each 16 KiB verify as it arrives ([`wire`]). A body that cannot be
 //!    completed ends in a stream reset with a [`Code`](wire::Code).
@@ -43,8 +43,8 @@
 //!
 //! [`build`] makes a handle and a [`Driver`] and touches nothing. The driver runs: the server, one
 //! task for each connection (`server.max_connections`) and each request (`server.max_requests`); the
-//! fills (`fill.parallel`); the announcer; the publisher (`publish.publishes`). All are joined when
-//! it ends.
+//! fills (`fill.parallel`); the announcer; the publisher (`publish.publishes`); what the cache does by
+//! itself. All are joined when it ends.
 
 pub mod announce;
 pub mod cache;
@@ -115,8 +115,7 @@ pub fn build(config: Config, deps: Deps) -> Result<(Relay, Driver), BuildError> 
     let tls = transport::server_config(&identity, &config.server)?;
     let disk = Disk::new(config.store.parallel, metrics.clone());
     let files = |root| Files::new(root, &config.store, disk.clone());
-    let origin =
-        origin_dir.map(|dir| Arc::new(Origin::new(files(dir), &config.store, metrics.clone())));
+    let origin = origin_dir.map(|dir| Arc::new(Origin::new(files(dir), &config.store)));
     let cache =
         cache_dir.map(|dir| Arc::new(Cache::new(files(dir), &config.cache, metrics.clone())));
     let (fills, fill_runner) = fill::build(&config.fill);
@@ -134,6 +133,7 @@ pub fn build(config: Config, deps: Deps) -> Result<(Relay, Driver), BuildError> 
         origin: origin.clone(),
         cache: cache.clone(),
         fills: fills.clone(),
+        announcer: config.fill.announce.then(|| announcer.clone()),
         metrics: metrics.clone(),
         max_connections: config.server.max_connections,
         phase: phase_receiver,

@@ -21,6 +21,29 @@ pub struct Metrics {
     pub upstream_failures_total: CounterVec<U64>,
     /// Blobs evicted to make room.
     pub cache_evictions_total: Counter<U64>,
+    /// Blobs found in the relay's cache, by `tier`: `memory` or `disk`.
+    pub cache_tier_hits_total: CounterVec<U64>,
+    /// Blobs that were fetched and not taken to disk, by `reason`: what would have had to go was asked
+    /// for more often (`unwanted`), or there was no room to be made (`no_room`).
+    pub cache_admissions_refused_total: CounterVec<U64>,
+    /// Blobs that were held for longer than they may be.
+    pub cache_expired_total: Counter<U64>,
+    /// Blobs that memory gave up.
+    pub cache_memory_evictions_total: Counter<U64>,
+    /// Bytes of blobs in memory.
+    pub cache_memory_bytes: Gauge<U64>,
+    /// Bytes that the cache may hold on disk, as full as the disk is.
+    pub cache_capacity_bytes: Gauge<U64>,
+    /// Bytes in the cache that are pinned.
+    pub cache_pinned_bytes: Gauge<U64>,
+    /// Bytes read to see whether they are still what they were.
+    pub scrub_bytes_total: Counter<U64>,
+    /// Blobs that were found damaged or gone by that.
+    pub scrub_damaged_total: Counter<U64>,
+    /// Files that belonged to no blob, deleted by that.
+    pub scrub_strays_total: Counter<U64>,
+    /// Passes over all of the cache by that.
+    pub scrub_passes_total: Counter<U64>,
     /// Blobs that were fetched and could not be written to the cache.
     pub cache_write_failures_total: Counter<U64>,
     /// Bytes of bodies that viewers have acknowledged.
@@ -43,6 +66,9 @@ pub struct Metrics {
     pub corrupt_blobs_total: CounterVec<U64>,
     /// Blobs on disk that the disk failed to read, by `place`: `origin` or `cache`.
     pub disk_read_failures_total: CounterVec<U64>,
+    /// Writings that the disk failed or had no room for, by `place`: `origin` or `cache`. Something to
+    /// alert on: what is fetched is served all the same.
+    pub disk_write_failures_total: CounterVec<U64>,
     /// Records that wait to be told to the directory.
     pub announcements_waiting: Gauge<U64>,
     /// Passes over all that is held, by `reason`: the directory has started (`start`), or there was
@@ -72,7 +98,7 @@ impl Metrics {
 
     fn make(registry: Option<&Registry>) -> Result<Self, PrometheusError> {
         let make = Make(registry);
-        Ok(Self {
+        let metrics = Self {
             cache_hits_total: make.counter("cache_hits_total", "Requests answered from cache")?,
             cache_misses_total: make
                 .counter("cache_misses_total", "Requests that the cache could not answer")?,
@@ -85,6 +111,32 @@ impl Metrics {
             )?,
             cache_evictions_total: make
                 .counter("cache_evictions_total", "Blobs evicted to make room")?,
+            cache_tier_hits_total: make.counters(
+                "cache_tier_hits_total",
+                "Blobs found in the cache",
+                "tier",
+            )?,
+            cache_admissions_refused_total: make.counters(
+                "cache_admissions_refused_total",
+                "Blobs that the cache did not take to disk",
+                "reason",
+            )?,
+            cache_expired_total: make
+                .counter("cache_expired_total", "Blobs that were held for too long")?,
+            cache_memory_evictions_total: make
+                .counter("cache_memory_evictions_total", "Blobs that memory gave up")?,
+            cache_memory_bytes: make.gauge("cache_memory_bytes", "Bytes of blobs in memory")?,
+            cache_capacity_bytes: make
+                .gauge("cache_capacity_bytes", "Bytes that the cache may hold")?,
+            cache_pinned_bytes: make.gauge("cache_pinned_bytes", "Bytes that are pinned")?,
+            scrub_bytes_total: make
+                .counter("scrub_bytes_total", "Bytes of the cache read to find damage")?,
+            scrub_damaged_total: make
+                .counter("scrub_damaged_total", "Blobs that the scrub found damaged or gone")?,
+            scrub_strays_total: make
+                .counter("scrub_strays_total", "Files of no blob that the scrub deleted")?,
+            scrub_passes_total: make
+                .counter("scrub_passes_total", "Passes of the scrub over all of the cache")?,
             cache_write_failures_total: make
                 .counter("cache_write_failures_total", "Blobs that could not be cached")?,
             bytes_served_total: make
@@ -118,6 +170,11 @@ impl Metrics {
                 "Blobs that the disk failed to read",
                 "place",
             )?,
+            disk_write_failures_total: make.counters(
+                "disk_write_failures_total",
+                "Writings that the disk failed or had no room for",
+                "place",
+            )?,
             announcements_waiting: make
                 .gauge("announcements_waiting", "Records that wait to be told to the directory")?,
             announcement_scans_total: make.counters(
@@ -135,7 +192,13 @@ impl Metrics {
                 "Requests to the directory that failed",
                 "operation",
             )?,
-        })
+        };
+        // Who alerts on these wants to see that they are zero.
+        for place in ["origin", "cache"] {
+            metrics.disk_write_failures_total.with_label_values(&[place]);
+            metrics.disk_read_failures_total.with_label_values(&[place]);
+        }
+        Ok(metrics)
     }
 }
 

@@ -46,6 +46,7 @@ pub use exchange::{Answer, ExchangeError, Patience, Promised, ask, get_blob};
 pub use frame::{FrameError, MAX_FRAME, ReadFrameError, decode_frame, encode_frame, read_frame};
 pub use groups::{Groups, get_groups};
 pub use message::{Busy, Encoding, MAX_HAS, Request, Response, ServiceStatus, Source};
+pub(crate) use verified::nodes_len;
 pub use verified::{GROUP_LEN, Group, Outboard, Span, encode, group_count};
 
 /// The application protocol name that both sides must offer.

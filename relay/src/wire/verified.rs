@@ -16,6 +16,8 @@
 //! the last group ([`Span::proves_total`]) leaves the total a claim: a server that has half of a blob
 //! could otherwise claim that this half is all.
 
+mod outboard;
+
 use crate::content::{BlobId, MAX_BLOB_LEN};
 use bao_tree::{
     BaoTree, BlockSize, ChunkNum, ChunkRanges,
@@ -28,6 +30,7 @@ use bao_tree::{
 };
 use bytes::Bytes;
 use iroh_io::AsyncStreamReader;
+pub(crate) use outboard::nodes_len;
 
 /// Bytes of a group: 16 KiB, the unit of verification. The last group of a blob may be shorter.
 pub const GROUP_LEN: u32 = 16 * 1024;
