@@ -177,6 +177,7 @@ impl Sim {
         if matches!(self.0.touch(id, 0), Use::Held(_)) {
             return true;
         }
+        self.0.ask(id);
         if let Ok(victims) = self.0.reserve(id, LEN, 0) {
             self.0.commit(id, LEN, 0, !victims.is_empty());
         }

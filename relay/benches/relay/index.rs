@@ -37,6 +37,7 @@ fn fill(entries: u32) -> Index {
     let mut index = Index::new(bounds, PolicyKind::Frequency);
     for n in 0..entries {
         let id = BlobId::of(&n.to_le_bytes());
+        index.ask(id);
         if let Ok(victims) = index.reserve(id, 1 << 20, 0) {
             index.commit(id, 1 << 20, 0, !victims.is_empty());
         }

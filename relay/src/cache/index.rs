@@ -111,8 +111,9 @@ impl Index {
         Use::Held(entry.len)
     }
 
-    /// Someone asks for a blob that is had elsewhere. How often that was of late.
-    pub(super) fn ask(&mut self, id: BlobId) -> u8 {
+    /// Someone asks for a blob that is had elsewhere: in memory, or from upstream. How often that was
+    /// of late.
+    pub fn ask(&mut self, id: BlobId) -> u8 {
         self.policy.asked(id);
         self.policy.frequency(id)
     }
@@ -147,13 +148,12 @@ impl Index {
         self.policy.frequency(id)
     }
 
-    /// A blob of `len` bytes has come: makes room for it and keeps that until [`Self::commit`] or
-    /// [`Self::release`]. Gives what has to go.
+    /// A blob of `len` bytes has come, and who asked for it was counted ([`Self::ask`]): makes room for
+    /// it and keeps that until [`Self::commit`] or [`Self::release`]. Gives what has to go.
     ///
     /// # Errors
     /// When it is not worth what would have to go, or there is no room to be made.
     pub fn reserve(&mut self, id: BlobId, len: u32, now: u32) -> Result<Vec<BlobId>, Refused> {
-        self.policy.asked(id);
         let cost = cost(len);
         let result = self.make_room(For::Blob(id, cost), cost, 1);
         match &result {

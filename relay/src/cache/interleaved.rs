@@ -105,7 +105,8 @@ fn in_any_order(policy: PolicyKind) {
             }
             // No room is kept for a write that is over.
             let mut index = lock(&cache.index);
-            let free = u32::try_from(index.capacity() - index.bytes()).unwrap().min(10_000);
+            let free =
+                u32::try_from(index.capacity().saturating_sub(index.bytes())).unwrap().min(10_000);
             if free > 0 {
                 assert_eq!(index.reserve(blob(9).0, free, 0), Ok(Vec::new()));
             }

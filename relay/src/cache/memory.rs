@@ -5,6 +5,7 @@
 //! asked for more often than what they would push out. Two lists keep a scan from taking it all: what
 //! was used again since it came is safe from what was not.
 
+use super::policy::cost;
 use crate::{content::BlobId, wire::Outboard};
 use bytes::Bytes;
 use lru::LruCache;
@@ -40,13 +41,13 @@ struct Kept {
 
 impl Kept {
     fn size(&self) -> u64 {
-        size(self.whole.bytes.len(), self.whole.outboard.nodes().len())
+        needed(self.whole.len())
     }
 }
 
-fn size(bytes: usize, nodes: usize) -> u64 {
-    let len = u64::try_from(bytes.saturating_add(nodes)).unwrap_or(u64::MAX);
-    len.saturating_add(ENTRY)
+/// Bytes that a blob of `len` bytes takes with all that belongs to it.
+fn needed(len: u32) -> u64 {
+    cost(len).saturating_add(ENTRY)
 }
 
 /// Blobs in memory, bounded by `capacity` bytes with all that belongs to them.
@@ -110,11 +111,10 @@ impl Memory {
     /// Whether a blob of `len` bytes that was asked for so often is to be read into memory:
     /// `frequency` says how often others were.
     pub(super) fn wants(&self, len: u32, asked: u8, frequency: impl Fn(BlobId) -> u8) -> bool {
-        let size = u64::from(len).saturating_add(ENTRY);
-        if len > self.largest || size > self.capacity {
+        if !self.takes(len) {
             return false;
         }
-        if self.bytes().saturating_add(size) <= self.capacity {
+        if self.bytes().saturating_add(needed(len)) <= self.capacity {
             return true;
         }
         let first = self.recent.peek_lru().or_else(|| self.hot.peek_lru());
@@ -122,14 +122,13 @@ impl Memory {
     }
 
     /// Whether a blob of `len` bytes is kept at all.
-    pub(super) fn takes(&self, len: usize) -> bool {
-        u32::try_from(len).is_ok_and(|len| len <= self.largest)
-            && size(len, len / 256) <= self.capacity
+    fn takes(&self, len: u32) -> bool {
+        len <= self.largest && needed(len) <= self.capacity
     }
 
     /// Keeps a blob; the least recently used make room. Gives how many.
     pub(super) fn insert(&mut self, whole: Arc<Whole>, now: u32) -> u64 {
-        if !self.takes(whole.bytes.len()) || self.len_of(whole.id).is_some() {
+        if !self.takes(whole.len()) || self.len_of(whole.id).is_some() {
             return 0;
         }
         let kept = Kept { whole, since: now };

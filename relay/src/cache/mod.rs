@@ -190,7 +190,7 @@ impl Cache {
         let bounds = Bounds {
             capacity: config.capacity,
             entries: config.max_entries,
-            pinned: config.capacity / 100 * u64::from(config.pinned_percent.min(100)),
+            pinned: share(config.capacity, config.pinned_percent),
             ttl,
         };
         let (promotions, promoted) = mpsc::channel(PROMOTIONS);
@@ -413,8 +413,15 @@ impl Cache {
         let Some(outboard) = outboard.filter(|_| len <= MAX_BLOB_LEN) else {
             return AdmitError::Refused { refused: Refused::NoRoom, len }.into();
         };
-        let whole = Whole { id, bytes: bytes.clone(), outboard: outboard.clone() };
-        self.keep_in_memory(&Arc::new(whole), now());
+        let whole = Arc::new(Whole { id, bytes, outboard });
+        self.keep_in_memory(&whole, now());
+        lock(&self.index).ask(id);
+        self.write(&whole).await
+    }
+
+    /// Writes a blob to disk, if it is worth what would have to go.
+    async fn write(&self, whole: &Whole) -> Admission {
+        let (id, len) = (whole.id, whole.len());
         let Ok(_turn) = timeout(self.write_wait, self.writers.acquire()).await else {
             return AdmitError::Backlog(self.write_wait).into();
         };
@@ -436,7 +443,8 @@ impl Cache {
             self.delete(*victim).await;
         }
         let _order = self.stripe(id).lock().await;
-        let kept = match self.files.put(id, bytes, Some(outboard)).await {
+        let put = self.files.put(id, whole.bytes.clone(), Some(whole.outboard.clone()));
+        let kept = match put.await {
             Ok(()) => {
                 room.commit(id, !evicted.is_empty());
                 Ok(())
@@ -651,6 +659,12 @@ async fn make_outboard(bytes: &Bytes) -> Option<Outboard> {
 /// Seconds since 1970, by which blobs are dated.
 fn now() -> u32 {
     snapshot::seconds(SystemTime::now())
+}
+
+/// So many percent of something.
+fn share(whole: u64, percent: u8) -> u64 {
+    let share = u128::from(whole) * u128::from(percent.min(100)) / 100;
+    u64::try_from(share).unwrap_or(whole)
 }
 
 #[allow(clippy::cast_precision_loss)]

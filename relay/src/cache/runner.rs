@@ -89,9 +89,8 @@ impl Runner {
         let Some(mut queue) = queue else { return std::future::pending().await };
         // The cache has the other end.
         while let Some(whole) = queue.recv().await {
-            let (id, bytes) = (whole.id, whole.bytes.clone());
-            let outboard = Some(whole.outboard.clone());
-            let Admission { evicted, kept } = self.cache.admit(id, bytes, outboard).await;
+            let id = whole.id;
+            let Admission { evicted, kept } = self.cache.write(&whole).await;
             self.withdraw(evicted).await;
             if let Some(announcer) = self.announcer.as_ref().filter(|_| kept.is_ok()) {
                 self.cache.set_told(id, std::time::Instant::now());

@@ -141,6 +141,7 @@ mod tests {
         let bounds = Bounds { capacity: 1000, entries: 100, pinned: 100, ttl: 0 };
         let mut index = Index::new(bounds, PolicyKind::Frequency);
         for n in 0..6 {
+            index.ask(id(n));
             index.reserve(id(n), 10, 77).unwrap();
             index.commit(id(n), 10, 77, false);
         }

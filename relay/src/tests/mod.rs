@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod fetching;
+mod keeping;
 mod lifecycle;
 mod probing;
 mod upstreams;

@@ -35,6 +35,8 @@ pub(crate) fn config() -> Config {
     config.server.connections_per_second_per_source = 0;
     config.server.drain_timeout = Duration::from_secs(5);
     config.publish.shard_len = 64 * 1024;
+    // What is on disk is read from there, so that tests can damage it.
+    config.cache.memory = 0;
     config
 }
 

@@ -82,8 +82,11 @@ impl Outboard {
         if bytes.is_empty() {
             return Some(first);
         }
-        let groups = (first..).zip(bytes.chunks(len));
-        groups.filter(|(index, group)| !self.stands(*index, group)).map(|(index, _)| index).next()
+        let groups = (0..=u32::MAX).zip(bytes.chunks(len));
+        groups
+            .map(|(place, group)| (first.saturating_add(place), group))
+            .find(|(index, group)| !self.stands(*index, group))
+            .map(|(index, _)| index)
     }
 
     fn stands(&self, index: u32, group: &[u8]) -> bool {
