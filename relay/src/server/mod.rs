@@ -3,14 +3,12 @@
 //! One task accepts; each connection is a task and each request another, all of them owned here
 //! and none of them living longer than `Server::run`. Everything that a peer can make us hold has
 //! a bound: connections (in all and of one address), streams, requests, bytes of requests (in the
-//! transport's windows), bytes of bodies (in `Lookup`) and bytes of the hashes between them (in
-//! `Outboards`).
+//! transport's windows), bytes of bodies and of the hashes between them (in `Lookup`).
 //!
 //! To drain, the server refuses new connections, answers new requests with code 9, lets those in
 //! flight finish within their limit, and closes.
 
 mod connection;
-mod outboards;
 mod request;
 
 use crate::{
@@ -22,7 +20,6 @@ use crate::{
     wire::Code,
 };
 use libp2p::identity::Keypair;
-use outboards::Outboards;
 use quinn::{Endpoint, Incoming};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -153,7 +150,6 @@ pub(crate) fn listen(
 /// What every connection and request works with.
 struct Shared {
     lookup: Lookup,
-    outboards: Outboards,
     /// Every blob is denied, for tests of those who watch for that.
     withhold: bool,
     config: Config,
@@ -201,10 +197,8 @@ impl Server {
         );
         let open = OpenConnections::new(config.connections_per_source);
         let requests = Arc::new(Semaphore::new(config.max_requests));
-        let outboards = Outboards::new(config.outboard_memory, config.outboard_parallel);
         let shared = Shared {
             lookup,
-            outboards,
             withhold,
             config,
             metrics,

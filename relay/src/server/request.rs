@@ -1,12 +1,13 @@
 //! One request: read it, find the blob, send it.
 
-use super::{Shared, outboards::Outboards};
+use super::Shared;
 use crate::{
+    body::{BodyError, Sending},
     content::BlobId,
     error::Refusal,
     lookup::Found,
     wire::{
-        self, Busy, Code, Encoding, MAX_HAS, ReadFrameError, Response, ServiceStatus, Source, Span,
+        self, Busy, Code, Encoding, MAX_HAS, ReadFrameError, Response, ServiceStatus, Source,
         encode_frame, read_frame,
     },
 };
@@ -50,6 +51,8 @@ enum SendError {
     Gone,
     /// The viewer stopped reading.
     Slow,
+    /// The rest of the body cannot be had.
+    Broken(Refusal),
     /// The reply cannot be written down.
     Internal,
 }
@@ -90,6 +93,10 @@ impl Request {
             Err(SendError::Slow) => {
                 self.shared.count(Refusal::SlowReader);
                 self.reply.reset(Refusal::SlowReader.code());
+            }
+            Err(SendError::Broken(refusal)) => {
+                self.shared.count(refusal);
+                self.reply.reset(refusal.code());
             }
             Err(SendError::Internal) => {
                 self.shared.count(Refusal::Internal);
@@ -152,31 +159,25 @@ impl Request {
         fill: bool,
     ) -> Result<Result<(), SendError>, Refusal> {
         let started = Instant::now();
-        let gone = self.reply.gone();
-        let find = async {
-            let found = self.shared.lookup.find(id, fill).await?;
-            let body = body(&self.shared.outboards, id, &found.bytes, range, encoding).await?;
-            Ok((found, body))
-        };
-        let (found, body) = tokio::select! {
-            found = find => found?,
+        let found = tokio::select! {
+            found = self.shared.lookup.find(id, range, fill) => found?,
             // A viewer that has left waits for nothing; the fill goes on without it.
-            () = gone => return Ok(Err(SendError::Gone)),
+            () = self.reply.gone() => return Ok(Err(SendError::Gone)),
         };
-        let Found { bytes, source, room } = found;
-        let total = len(&bytes);
-        let Some(body) = body else {
+        // The room is held until all is sent.
+        let Found { body, source, room: _room } = found;
+        let total = u64::from(body.len());
+        let Some(sending) = Sending::new(body, range, encoding) else {
             self.shared.count(Refusal::Range);
             let header = Response { total, ..Response::refusal(Code::Range) };
-            return Ok(self.send(header, Vec::new()).await);
+            return Ok(self.send(header, VecDeque::new()).await);
         };
-        let length = body.iter().map(len).sum();
-        let sent = self.send(Response::ok(length, total, Some(source)), body).await;
+        let header = Response::ok(sending.length(), total, Some(source));
+        let sent = self.send_body(header, sending).await;
         if sent.is_ok() {
             let took = started.elapsed().as_secs_f64();
             self.shared.metrics.shard_serve_latency_seconds.observe(took);
         }
-        drop(room);
         Ok(sent)
     }
 
@@ -189,27 +190,64 @@ impl Request {
             let retry_after_ms = u32::try_from(wait).unwrap_or(u32::MAX);
             header.busy = Some(Busy { retry_after_ms, others: Vec::new() });
         }
-        self.send(header, Vec::new()).await
+        self.send(header, VecDeque::new()).await
     }
 
     async fn send_small(&mut self, body: Bytes) -> Result<(), SendError> {
-        self.send(Response::ok(len(&body), 0, None::<Source>), vec![body]).await
+        self.send(Response::ok(len(&body), 0, None::<Source>), VecDeque::from([body])).await
     }
 
     /// Sends header and body, and waits until the viewer has them.
-    async fn send(&mut self, header: Response, body: Vec<Bytes>) -> Result<(), SendError> {
-        let length = header.length;
+    async fn send(&mut self, header: Response, body: VecDeque<Bytes>) -> Result<(), SendError> {
+        self.write_header(&header).await?;
+        self.write(body).await?;
+        self.finish(header.length).await
+    }
+
+    /// Sends header and body as they can be had, and waits until the viewer has them.
+    async fn send_body(&mut self, header: Response, mut sending: Sending) -> Result<(), SendError> {
+        self.write_header(&header).await?;
+        let mut left = header.length;
+        loop {
+            let next = tokio::select! {
+                next = sending.next() => next,
+                () = self.reply.gone() => return Err(SendError::Gone),
+            };
+            match next {
+                Ok(Some(pieces)) => {
+                    left = left.saturating_sub(pieces.iter().map(len).sum());
+                    self.write(pieces.into()).await?;
+                }
+                Ok(None) if left == 0 => return self.finish(header.length).await,
+                Ok(None) => return Err(SendError::Internal),
+                Err(BodyError::Failed(error)) => {
+                    return Err(SendError::Broken(self.shared.lookup.broken(error)));
+                }
+            }
+        }
+    }
+
+    async fn write_header(&mut self, header: &Response) -> Result<(), SendError> {
+        let frame = encode_frame(header).map_err(|_| SendError::Internal)?;
+        self.write(VecDeque::from([Bytes::from(frame)])).await
+    }
+
+    async fn write(&mut self, mut pieces: VecDeque<Bytes>) -> Result<(), SendError> {
         let stall = self.shared.config.stall_timeout;
         let send = self.reply.0.as_mut().ok_or(SendError::Internal)?;
-        let frame = encode_frame(&header).map_err(|_| SendError::Internal)?;
-        timeout(stall, send.write_all(&frame)).await.map_err(|_| SendError::Slow)??;
-        let mut body = VecDeque::from(body);
-        while !body.is_empty() {
-            let mut piece = take(&mut body, PIECE);
+        while !pieces.is_empty() {
+            let mut piece = take(&mut pieces, PIECE);
             timeout(stall, send.write_all_chunks(&mut piece))
                 .await
                 .map_err(|_| SendError::Slow)??;
         }
+        Ok(())
+    }
+
+    /// Ends the stream after `length` bytes of body, and waits until the viewer has them.
+    async fn finish(&mut self, length: u64) -> Result<(), SendError> {
+        let stall = self.shared.config.stall_timeout;
+        let send = self.reply.0.as_mut().ok_or(SendError::Internal)?;
         let _ = send.finish();
         match timeout(stall, send.stopped()).await {
             Ok(Ok(None)) => {
@@ -256,32 +294,6 @@ fn len(bytes: &Bytes) -> u64 {
     u64::try_from(bytes.len()).unwrap_or(u64::MAX)
 }
 
-/// The body for a verified blob, in pieces that lie in memory; `None` when the range is not in the
-/// blob. Nothing of the blob is copied.
-async fn body(
-    outboards: &Outboards,
-    id: BlobId,
-    blob: &Bytes,
-    range: Option<(u64, u64)>,
-    encoding: Encoding,
-) -> Result<Option<Vec<Bytes>>, Refusal> {
-    match encoding {
-        Encoding::Raw => {
-            let body = match range {
-                None => Some(blob.clone()),
-                Some(range) => cut(blob, range),
-            };
-            Ok(body.map(|body| vec![body]))
-        }
-        Encoding::Verified => {
-            let total = u32::try_from(blob.len()).map_err(|_| Refusal::Internal)?;
-            let Some(span) = Span::covering(total, range) else { return Ok(None) };
-            let outboard = outboards.of(id, blob).await?;
-            wire::encode(blob, &outboard, &span).map(Some).ok_or(Refusal::Internal)
-        }
-    }
-}
-
 /// Takes the next `most` bytes off a body, or all that is left.
 fn take(body: &mut VecDeque<Bytes>, most: usize) -> Vec<Bytes> {
     let mut taken = Vec::new();
@@ -299,27 +311,10 @@ fn take(body: &mut VecDeque<Bytes>, most: usize) -> Vec<Bytes> {
     taken
 }
 
-/// The bytes from `first` to before `end`, if they lie inside and are any.
-fn cut(bytes: &Bytes, (first, end): (u64, u64)) -> Option<Bytes> {
-    let first = usize::try_from(first).ok()?;
-    let end = usize::try_from(end).ok()?;
-    (first < end && end <= bytes.len()).then(|| bytes.slice(first..end))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
-
-    #[test]
-    fn ranges_at_the_edges() {
-        let bytes = Bytes::from_static(b"0123456789");
-        assert_eq!(cut(&bytes, (0, 10)).as_deref(), Some(&b"0123456789"[..]));
-        assert_eq!(cut(&bytes, (9, 10)).as_deref(), Some(&b"9"[..]));
-        for range in [(0, 11), (10, 10), (5, 5), (6, 5), (u64::MAX, u64::MAX), (0, u64::MAX)] {
-            assert_eq!(cut(&bytes, range), None, "{range:?}");
-        }
-    }
 
     proptest! {
         #[test]
@@ -336,22 +331,6 @@ mod tests {
                 taken.extend(piece);
             }
             prop_assert_eq!(taken, whole);
-        }
-
-        #[test]
-        fn a_range_gives_what_it_names_or_nothing(
-            data: Vec<u8>,
-            near: bool,
-            first: usize,
-            end: usize,
-        ) {
-            let (at, to) = if near { (first % 300, end % 300) } else { (first, end) };
-            let (first, end) = (at as u64, to as u64);
-            let bytes = Bytes::from(data.clone());
-            match cut(&bytes, (first, end)) {
-                Some(body) => prop_assert_eq!(&body[..], &data[at..to]),
-                None => prop_assert!(first >= end || end > data.len() as u64),
-            }
         }
     }
 }
