@@ -34,7 +34,7 @@ impl Config {
     /// Names the first that is not.
     pub fn validate(&self) -> Result<(), BuildError> {
         let shard = u64::from(crate::content::MAX_BLOB_LEN);
-        let rules: [(&'static str, u64, bool, &'static str); 19] = [
+        let rules: [(&'static str, u64, bool, &'static str); 26] = [
             positive("server.max_connections", self.server.max_connections),
             positive("server.max_requests", self.server.max_requests),
             positive("server.max_streams", self.server.max_streams),
@@ -50,6 +50,18 @@ impl Config {
             least("upstream.memory", self.upstream.memory, shard),
             positive("upstream.max_sources", self.upstream.max_sources),
             positive("upstream.max_connections", self.upstream.max_connections),
+            positive("upstream.parallel", self.upstream.parallel),
+            positive("upstream.assumed_rate", self.upstream.assumed_rate),
+            positive("upstream.breaker.failures", self.upstream.breaker.failures),
+            positive("upstream.health.sources", self.upstream.health.sources),
+            most("upstream.super_nodes", self.upstream.super_nodes.len(), 64, "must be 64 at most"),
+            most(
+                "upstream.hedge.budget_percent",
+                self.upstream.hedge.budget_percent,
+                100,
+                "must be from 0 to 100",
+            ),
+            most("fill.finish_from", self.fill.finish_from, 100, "must be from 0 to 100"),
             positive("announce.queue", self.announce.queue),
             positive("announce.parallel", self.announce.parallel),
             positive("publish.publishes", self.publish.publishes),
@@ -75,6 +87,16 @@ fn positive<N: TryInto<u64>>(
 ) -> (&'static str, u64, bool, &'static str) {
     let value = value.try_into().unwrap_or(u64::MAX);
     (key, value, value > 0, "must be at least 1")
+}
+
+fn most<N: TryInto<u64>>(
+    key: &'static str,
+    value: N,
+    most: u64,
+    rule: &'static str,
+) -> (&'static str, u64, bool, &'static str) {
+    let value = value.try_into().unwrap_or(u64::MAX);
+    (key, value, value <= most, rule)
 }
 
 fn least(key: &'static str, value: u64, least: u64) -> (&'static str, u64, bool, &'static str) {

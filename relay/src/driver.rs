@@ -52,6 +52,7 @@ pub struct Driver {
 enum Part {
     Server,
     Fills,
+    Health,
     Announcer,
     Publisher,
 }
@@ -61,6 +62,7 @@ impl Part {
         match self {
             Self::Server => "server",
             Self::Fills => "fills",
+            Self::Health => "health checks",
             Self::Announcer => "announcer",
             Self::Publisher => "publisher",
         }
@@ -164,6 +166,11 @@ impl Driver {
 
         let mut relay = None;
         if let Some((upstream, cache)) = upstream {
+            let checks = Arc::clone(&upstream).watch_health(stop_rest.clone());
+            tasks.spawn(async move {
+                checks.await;
+                Part::Health
+            });
             let deps = fill::Deps {
                 upstream,
                 cache: Arc::clone(&cache),

@@ -9,7 +9,7 @@ mod outboards;
 mod room;
 mod sending;
 
-pub(crate) use growing::{Dispute, Follower, Growing};
+pub(crate) use growing::{Follower, Growing};
 pub(crate) use outboards::Outboards;
 pub(crate) use room::{Memory, Room};
 pub(crate) use sending::Sending;
@@ -43,7 +43,6 @@ pub(crate) enum BodyError {
 
 /// A whole blob in memory, verified.
 pub(crate) struct Whole {
-    id: BlobId,
     bytes: Bytes,
     outboard: Outboard,
 }
@@ -52,7 +51,7 @@ impl Whole {
     /// A blob whose bytes were verified, and its outboard; `None` when they do not belong together.
     pub(crate) fn new(id: BlobId, bytes: Bytes, outboard: Outboard) -> Option<Self> {
         let belong = outboard.root() == id && u32::try_from(bytes.len()) == Ok(outboard.total());
-        belong.then_some(Self { id, bytes, outboard })
+        belong.then_some(Self { bytes, outboard })
     }
 
     pub(crate) fn bytes(&self) -> &Bytes {

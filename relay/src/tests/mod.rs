@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod fetching;
+mod flow;
 mod lifecycle;
 mod probing;
 mod upstreams;
