@@ -56,6 +56,7 @@ mod error;
 pub mod fill;
 mod handle;
 mod limits;
+pub mod load;
 mod lookup;
 mod metrics;
 pub mod server;
@@ -73,7 +74,7 @@ pub use driver::Driver;
 pub use error::{BuildError, Refusal, RunError};
 pub use handle::{NotReady, Phase, Relay, RelayStatus, Status};
 pub use metrics::Metrics;
-pub use transport::TlsError;
+pub use transport::{Cipher, Congestion, Quic, TlsError};
 pub use upstream::{Class, Directory, DirectoryError, Record, Source, TellError};
 
 use cache::Cache;

@@ -18,7 +18,7 @@ use crate::{
     limits::{ConnectionRate, OpenConnection, OpenConnections},
     lookup::Lookup,
     metrics::Metrics,
-    transport,
+    transport::{self, Quic},
     wire::Code,
 };
 use libp2p::identity::Keypair;
@@ -95,6 +95,8 @@ pub struct Config {
     pub send_window: u64,
     /// Bytes of the socket's buffers, each way; the system may allow less. Default 4 MiB.
     pub socket_buffer: usize,
+    /// QUIC itself.
+    pub quic: Quic,
     /// At shutdown, how long requests in flight may go on. Default 10 s.
     #[serde(with = "humantime_serde")]
     pub drain_timeout: Duration,
@@ -123,6 +125,7 @@ impl Default for Config {
             retry_after: Duration::from_secs(1),
             send_window: 8 * 1024 * 1024,
             socket_buffer: 4 * 1024 * 1024,
+            quic: Quic::default(),
             drain_timeout: Duration::from_secs(10),
         }
     }

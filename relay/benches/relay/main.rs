@@ -1,0 +1,33 @@
+//! Benchmarks of the shard service: `scripts/bench.sh relay`, or
+//! `cargo bench -p nsn-relay --bench relay -- [NAME ...] [--quick]`.
+//!
+//! Prints one JSON object a line on standard output and progress on standard error. A name picks
+//! every benchmark that begins with it; without one all run. A number never makes it fail.
+//!
+//! Services are the real driver with real files, on real loopback sockets, on threads of their own;
+//! viewers share the cores with them, as they do in every number that they are compared with.
+//!
+//! | file | what it holds |
+//! | --- | --- |
+//! | `hit.rs` | `relay.hit.memory.c1`, `.c16`, `relay.hit.disk.c16`, `relay.hit.verified.c1` |
+//! | `node.rs` | a service in this process, with a directory that knows all of them |
+//! | `../../../p2p/benches/shared` | what is printed; medians and quantiles |
+
+mod hit;
+mod node;
+#[path = "../../../p2p/benches/shared/report.rs"]
+mod report;
+#[path = "../../../p2p/benches/shared/stats.rs"]
+mod stats;
+
+use report::Bench;
+pub(crate) use report::{Failure, Outcome, Outcomes};
+
+const BENCHES: [Bench; 1] = [(
+    &["relay.hit.memory.c1", "relay.hit.memory.c16", "relay.hit.disk.c16", "relay.hit.verified.c1"],
+    hit::run,
+)];
+
+fn main() -> Result<(), Failure> {
+    report::run(&BENCHES, std::env::args().skip(1))
+}
