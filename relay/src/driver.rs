@@ -15,6 +15,7 @@ use crate::{
     lookup::{Lookup, RelaySide},
     metrics::Metrics,
     server::{self, Server},
+    standing::{Others, Standing},
     store::{Disk, FolderLock, Origin},
     transport,
     upstream::{Directory, Memory, Pool, Record, Upstream},
@@ -32,6 +33,8 @@ pub struct Driver {
     pub(crate) config: Config,
     pub(crate) identity: Keypair,
     pub(crate) directory: Arc<dyn Directory>,
+    pub(crate) standing: Arc<dyn Standing>,
+    pub(crate) others: Others,
     pub(crate) metrics: Metrics,
     pub(crate) disk: Disk,
     pub(crate) tls: quinn::ServerConfig,
@@ -200,7 +203,14 @@ impl Driver {
             fill_wait: config.server.fill_wait,
             metrics: self.metrics.clone(),
         };
-        let server = Server::new(endpoint, lookup, config.server, self.metrics, self.withhold);
+        let deps = server::Deps {
+            lookup,
+            standing: self.standing,
+            others: self.others,
+            metrics: self.metrics,
+            withhold: self.withhold,
+        };
+        let server = Server::new(endpoint, config.server, deps);
         let running = server.run(stop_server.clone());
         let server = tasks.spawn(async move {
             running.await;

@@ -9,7 +9,7 @@ use futures::{
 use libp2p::identity::Keypair;
 use nsn_relay::{
     BlobId, Class, Config, Deps, Directory, DirectoryError, Manifest, Metrics, Progress, Record,
-    Relay, Source, TellError,
+    Relay, Source, TellError, Unknown,
     client::{self, Address, Viewer},
     content::publish,
 };
@@ -99,6 +99,7 @@ impl Node {
         let deps = Deps {
             identity: Keypair::generate_ed25519(),
             directory: Arc::new(Everywhere(sources)),
+            standing: Arc::new(Unknown),
             metrics: metrics.clone(),
             origin_dir: origin.then(|| folder.path().join("shards")),
             cache_dir: (!origin).then(|| folder.path().join("relay")),

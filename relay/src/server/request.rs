@@ -1,31 +1,48 @@
 //! One request: read it, find the blob, send it.
 
-use super::{Shared, outboards::Outboards};
+use super::{Shared, outboards::Outboards, shed, viewer::Viewer};
 use crate::{
     content::BlobId,
     error::Refusal,
     lookup::Found,
     wire::{
-        self, Busy, Code, Encoding, MAX_HAS, ReadFrameError, Response, ServiceStatus, Source, Span,
-        encode_frame, read_frame,
+        self, Code, Cost, Encoding, MAX_HAS, Priority, ReadFrameError, Response, ServiceStatus,
+        Source, Span, Spent, encode_frame, read_frame,
     },
 };
 use bytes::Bytes;
 use codec::Encode;
 use quinn::{RecvStream, SendStream, StoppedError, WriteError};
-use std::{collections::VecDeque, sync::Arc, time::Instant};
+use std::{
+    collections::VecDeque,
+    pin::pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio::{sync::OwnedSemaphorePermit, time::timeout};
 
-/// Bytes of a body that a viewer must take within `stall_timeout`.
+/// Bytes of a body that a viewer must take within `stall_timeout`, and that go out in one turn.
 const PIECE: usize = 64 * 1024;
 
 /// A stream that a viewer opened.
 pub(super) struct Request {
     reply: Reply,
     receive: RecvStream,
+    viewer: Arc<Viewer>,
     shared: Arc<Shared>,
     _turn: OwnedSemaphorePermit,
     _in_flight: InFlight,
+}
+
+/// A blob that is asked for.
+struct Wanted {
+    id: BlobId,
+    range: Option<(u64, u64)>,
+    encoding: Encoding,
+    fill: bool,
+    priority: Priority,
+    /// Whether the asker wants to know what it cost.
+    tell_cost: bool,
 }
 
 /// Counts a request as long as it lasts.
@@ -64,11 +81,13 @@ impl Request {
     pub(super) fn new(
         send: SendStream,
         receive: RecvStream,
+        viewer: Arc<Viewer>,
         shared: Arc<Shared>,
         turn: OwnedSemaphorePermit,
     ) -> Self {
         let in_flight = InFlight::new(Arc::clone(&shared));
-        Self { reply: Reply(Some(send)), receive, shared, _turn: turn, _in_flight: in_flight }
+        let reply = Reply(Some(send));
+        Self { reply, receive, viewer, shared, _turn: turn, _in_flight: in_flight }
     }
 
     /// Serves the request to its end. Dropped in between, it resets the stream.
@@ -118,11 +137,19 @@ impl Request {
 
     async fn answer(&mut self, request: wire::Request) -> Result<Result<(), SendError>, Refusal> {
         match request {
-            wire::Request::Get { .. } | wire::Request::Has { .. } if self.shared.withhold => {
+            wire::Request::Get { .. } | wire::Request::GetAs { .. } | wire::Request::Has { .. }
+                if self.shared.withhold =>
+            {
                 Err(Refusal::NotFound)
             }
             wire::Request::Get { id, range, encoding, fill } => {
-                self.get(id, range, encoding, fill).await
+                let priority = self.viewer.urgency(id, range);
+                let wanted = Wanted { id, range, encoding, fill, priority, tell_cost: false };
+                self.get(wanted).await
+            }
+            wire::Request::GetAs { priority, id, range, encoding, fill } => {
+                let wanted = Wanted { id, range, encoding, fill, priority, tell_cost: true };
+                self.get(wanted).await
             }
             wire::Request::Has { ids } => {
                 if ids.len() > MAX_HAS {
@@ -144,14 +171,16 @@ impl Request {
         }
     }
 
-    async fn get(
-        &mut self,
-        id: BlobId,
-        range: Option<(u64, u64)>,
-        encoding: Encoding,
-        fill: bool,
-    ) -> Result<Result<(), SendError>, Refusal> {
+    async fn get(&mut self, wanted: Wanted) -> Result<Result<(), SendError>, Refusal> {
+        let Wanted { id, range, encoding, fill, priority, tell_cost } = wanted;
         let started = Instant::now();
+        let (fullness, thresholds) = (self.shared.fullness(), self.shared.thresholds());
+        let served = self.viewer.was_served();
+        if let Some(refusal) = shed::refuse(fullness, thresholds, priority, served) {
+            return Err(refusal);
+        }
+        self.viewer.set_served();
+        self.reply.set_priority(priority);
         let gone = self.reply.gone();
         let find = async {
             let found = self.shared.lookup.find(id, fill).await?;
@@ -168,10 +197,15 @@ impl Request {
         let Some(body) = body else {
             self.shared.count(Refusal::Range);
             let header = Response { total, ..Response::refusal(Code::Range) };
-            return Ok(self.send(header, Vec::new()).await);
+            return Ok(self.send(header, Vec::new(), priority).await);
         };
         let length = body.iter().map(len).sum();
-        let sent = self.send(Response::ok(length, total, Some(source)), body).await;
+        let mut header = Response::ok(length, total, Some(source));
+        if tell_cost {
+            header.cost = Cost::of(spent(source, started.elapsed()));
+        }
+        self.shared.metrics.first_byte_seconds.observe(started.elapsed().as_secs_f64());
+        let sent = self.send(header, body, priority).await;
         if sent.is_ok() {
             let took = started.elapsed().as_secs_f64();
             self.shared.metrics.shard_serve_latency_seconds.observe(took);
@@ -184,28 +218,39 @@ impl Request {
         self.shared.count(refusal);
         let _ = self.receive.stop(refusal.code().into());
         let mut header = Response::refusal(refusal.code());
-        if refusal.code() == Code::Busy {
-            let wait = self.shared.config.retry_after.as_millis();
-            let retry_after_ms = u32::try_from(wait).unwrap_or(u32::MAX);
-            header.busy = Some(Busy { retry_after_ms, others: Vec::new() });
-        }
-        self.send(header, Vec::new()).await
+        header.busy = self.shared.busy(refusal);
+        self.send(header, Vec::new(), Priority::Play).await
     }
 
     async fn send_small(&mut self, body: Bytes) -> Result<(), SendError> {
-        self.send(Response::ok(len(&body), 0, None::<Source>), vec![body]).await
+        self.send(Response::ok(len(&body), 0, None::<Source>), vec![body], Priority::Play).await
     }
 
     /// Sends header and body, and waits until the viewer has them.
-    async fn send(&mut self, header: Response, body: Vec<Bytes>) -> Result<(), SendError> {
+    async fn send(
+        &mut self,
+        header: Response,
+        body: Vec<Bytes>,
+        priority: Priority,
+    ) -> Result<(), SendError> {
         let length = header.length;
         let stall = self.shared.config.stall_timeout;
+        let mut gone = pin!(self.reply.gone());
         let send = self.reply.0.as_mut().ok_or(SendError::Internal)?;
         let frame = encode_frame(&header).map_err(|_| SendError::Internal)?;
         timeout(stall, send.write_all(&frame)).await.map_err(|_| SendError::Slow)??;
         let mut body = VecDeque::from(body);
         while !body.is_empty() {
             let mut piece = take(&mut body, PIECE);
+            if !self.shared.pace.is_free() {
+                let bytes: u64 = piece.iter().map(len).sum();
+                let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+                let Viewer { peer, weight, .. } = *self.viewer;
+                tokio::select! {
+                    () = self.shared.pace.turn(peer, weight, priority, bytes) => {}
+                    () = &mut gone => return Err(SendError::Gone),
+                }
+            }
             timeout(stall, send.write_all_chunks(&mut piece))
                 .await
                 .map_err(|_| SendError::Slow)??;
@@ -224,6 +269,16 @@ impl Request {
     }
 }
 
+/// Where the time until a blob was there went, by where it came from.
+fn spent(source: Source, took: Duration) -> Spent {
+    let took = u32::try_from(took.as_micros()).unwrap_or(u32::MAX);
+    match source {
+        Source::Memory => Spent { queue_us: took, ..Spent::default() },
+        Source::Disk => Spent { disk_us: took, ..Spent::default() },
+        Source::Upstream => Spent { upstream_us: took, ..Spent::default() },
+    }
+}
+
 /// The sending side. quinn ends a stream cleanly when it is dropped, which would pass a body cut
 /// short for a whole one: this resets it instead, unless it was sent to its end.
 struct Reply(Option<SendStream>);
@@ -232,6 +287,19 @@ impl Reply {
     fn reset(&mut self, code: Code) {
         if let Some(mut send) = self.0.take() {
             let _ = send.reset(code.into());
+        }
+    }
+
+    /// Among the streams of one connection, the most urgent is sent first.
+    fn set_priority(&self, priority: Priority) {
+        let number = match priority {
+            Priority::Prefetch => -1,
+            Priority::Play => 0,
+            Priority::Seek => 1,
+        };
+        if let Some(send) = &self.0 {
+            // Fails only on a stream that is over.
+            let _ = send.set_priority(number);
         }
     }
 

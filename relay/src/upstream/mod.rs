@@ -322,6 +322,13 @@ impl Memory {
         Self { kib: Arc::new(Semaphore::new(permits)), most }
     }
 
+    /// How much of it is taken, in percent.
+    pub(crate) fn taken_percent(&self) -> u64 {
+        let most = u64::from(self.most.max(1));
+        let free = u64::try_from(self.kib.available_permits()).unwrap_or(most).min(most);
+        (most - free) * 100 / most
+    }
+
     /// Waits for room for `len` bytes. However small, a blob counts as 16 KiB: what goes with it,
     /// such as a task, is not free either.
     pub(crate) async fn room(&self, len: u32) -> OwnedSemaphorePermit {
