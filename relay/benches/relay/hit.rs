@@ -105,7 +105,7 @@ impl Sides {
     async fn start(shards: usize) -> Result<Self, Failure> {
         let bytes = Bytes::from(noise(shards * SHARD, 1));
         let origin = Node::origin(config()).await?;
-        let ids = origin.publish(&bytes).await?;
+        let (_, ids) = origin.publish(&bytes).await?;
         let mut blobs = HashMap::new();
         for (n, id) in ids.iter().enumerate() {
             blobs.insert(*id, bytes.slice(n * SHARD..(n + 1) * SHARD));

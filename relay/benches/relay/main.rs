@@ -9,24 +9,42 @@
 //!
 //! | file | what it holds |
 //! | --- | --- |
+//! | `fair_share.rs` | `relay.fair_share` |
 //! | `hit.rs` | `relay.hit.memory.c1`, `.c16`, `relay.hit.disk.c16`, `relay.hit.verified.c1` |
+//! | `load.rs` | `nsn-load` as a process of its own |
+//! | `viewers.rs` | `relay.viewers1000`, `relay.viewers100`, `relay.ttfb_p99_ms`, `relay.viewers_max` |
 //! | `node.rs` | a service in this process, with a directory that knows all of them |
 //! | `../../../p2p/benches/shared` | what is printed; medians and quantiles |
 
+mod fair_share;
 mod hit;
+mod load;
 mod node;
 #[path = "../../../p2p/benches/shared/report.rs"]
 mod report;
 #[path = "../../../p2p/benches/shared/stats.rs"]
 mod stats;
+mod viewers;
 
 use report::Bench;
 pub(crate) use report::{Failure, Outcome, Outcomes};
 
-const BENCHES: [Bench; 1] = [(
-    &["relay.hit.memory.c1", "relay.hit.memory.c16", "relay.hit.disk.c16", "relay.hit.verified.c1"],
-    hit::run,
-)];
+const BENCHES: [Bench; 3] = [
+    (
+        &[
+            "relay.hit.memory.c1",
+            "relay.hit.memory.c16",
+            "relay.hit.disk.c16",
+            "relay.hit.verified.c1",
+        ],
+        hit::run,
+    ),
+    (
+        &["relay.viewers1000", "relay.viewers100", "relay.ttfb_p99_ms", "relay.viewers_max"],
+        viewers::run,
+    ),
+    (&["relay.fair_share"], fair_share::run),
+];
 
 fn main() -> Result<(), Failure> {
     report::run(&BENCHES, std::env::args().skip(1))

@@ -8,8 +8,8 @@ use futures::{
 };
 use libp2p::identity::Keypair;
 use nsn_relay::{
-    BlobId, Class, Config, Deps, Directory, DirectoryError, Manifest, Metrics, Progress, Record,
-    Relay, Source, TellError, Unknown,
+    BlobId, Class, Config, ContentId, Deps, Directory, DirectoryError, Manifest, Metrics, Progress,
+    Record, Relay, Source, TellError, Unknown,
     client::{self, Address, Viewer},
     content::publish,
 };
@@ -118,8 +118,8 @@ impl Node {
         Source { peer, addrs: vec![socket], seeder_score: Some(500) }
     }
 
-    /// Publishes bytes and gives the shards.
-    pub(crate) async fn publish(&self, bytes: &[u8]) -> Result<Vec<BlobId>, Failure> {
+    /// Publishes bytes and gives the content and its shards.
+    pub(crate) async fn publish(&self, bytes: &[u8]) -> Result<(ContentId, Vec<BlobId>), Failure> {
         let path = self.folder.path().join("film.mp4");
         fs::write(&path, bytes)?;
         let request = publish::Request { path, media_type: None };
@@ -128,7 +128,8 @@ impl Node {
         let viewer = Viewer::connect(self.address, None, client::Config::default()).await?;
         let manifest: Manifest = viewer.manifest(published.content_id).await?.0;
         viewer.close().await;
-        Ok(manifest.shards().iter().map(|part| part.id.into()).collect())
+        let ids = manifest.shards().iter().map(|part| part.id.into()).collect();
+        Ok((published.content_id, ids))
     }
 
     /// Has a relay fetch blobs, until all of them are kept.

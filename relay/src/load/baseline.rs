@@ -26,8 +26,8 @@ pub enum BaselineError {
 }
 
 /// A server that has every blob in memory and asks nobody for leave: no limits, no lookup, nothing
-/// counted. It answers `Get` with the bytes alone, and to everything else says that it is a bad
-/// request. Not for the open network.
+/// counted. It answers requests for blobs with the bytes alone, and to everything else says that it is
+/// a bad request. Not for the open network.
 pub struct Baseline {
     endpoint: Endpoint,
     address: Address,
@@ -99,7 +99,10 @@ async fn serve(connection: Connection, blobs: Arc<HashMap<BlobId, Bytes>>) {
 async fn answer(mut send: SendStream, mut receive: RecvStream, blobs: Arc<HashMap<BlobId, Bytes>>) {
     let request = read_frame::<Request>(&mut receive).await;
     let (header, body) = match request {
-        Ok(Request::Get { id, range, encoding: Encoding::Raw, .. }) => found(&blobs, id, range),
+        Ok(
+            Request::Get { id, range, encoding: Encoding::Raw, .. }
+            | Request::GetAs { id, range, encoding: Encoding::Raw, .. },
+        ) => found(&blobs, id, range),
         _ => (Response::refusal(Code::BadRequest), Bytes::new()),
     };
     let Ok(frame) = encode_frame(&header) else { return };

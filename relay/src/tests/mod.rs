@@ -1,7 +1,9 @@
 //! The whole service over loopback QUIC: every test here goes through the wire.
 
 mod bad_input;
+mod edge;
 mod fetching;
+mod fuzz;
 mod lifecycle;
 mod probing;
 mod upstreams;
