@@ -139,6 +139,13 @@ impl Directory {
     }
 }
 
+impl nsn_relay::Standing for Directory {
+    fn score(&self, viewer: &PeerId) -> Option<u16> {
+        // It only weighs, so the newest is best here too.
+        key_of(viewer).and_then(|key| self.chain.hint(&key)).map(|scores| scores.total())
+    }
+}
+
 impl nsn_relay::upstream::Directory for Directory {
     fn sources(&self, blob: BlobId) -> BoxFuture<'_, Result<Vec<Source>, DirectoryError>> {
         Box::pin(async move {

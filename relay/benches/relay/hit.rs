@@ -3,7 +3,7 @@
 use crate::{
     Failure, Outcome, Outcomes,
     node::{Node, config, noise, threads},
-    stats::{median, rounded},
+    stats::{median, real, rounded},
 };
 use bytes::Bytes;
 use libp2p::identity::Keypair;
@@ -191,7 +191,7 @@ async fn fetch(
     while let Some(ended) = running.join_next().await {
         bytes += ended??;
     }
-    Ok(bytes as f64 / MIB / began.elapsed().as_secs_f64())
+    Ok(real(bytes) / MIB / began.elapsed().as_secs_f64())
 }
 
 /// Fetches one shard and says how long it is.

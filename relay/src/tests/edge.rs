@@ -97,9 +97,9 @@ async fn a_seek_overtakes_what_is_prefetched() {
     // Takes a second for itself.
     let prefetch = ask(&connection, &get_as(Priority::Prefetch, id, None), PATIENCE).await.unwrap();
     let mut prefetching = tokio::spawn(prefetch.body(16 << 20, PATIENCE.stall, |_| {}));
-    let seek = body(&connection, &get_as(Priority::Seek, id, Some((3_000_000, 3_100_000))));
+    let seek = get_as(Priority::Seek, id, Some((3_000_000, 3_100_000)));
     tokio::select! {
-        got = seek => assert_eq!(got, 100_000),
+        got = body(&connection, &seek) => assert_eq!(got, 100_000),
         _ = &mut prefetching => panic!("the prefetch was first"),
     }
     assert_eq!(prefetching.await.unwrap().unwrap().len(), 4 * MIB);
@@ -119,9 +119,9 @@ async fn viewers_share_the_total_whoever_asks_for_more_at_once() {
         let greedy = greedy.clone();
         much.spawn(async move { body(&greedy, &get_as(Priority::Play, id, None)).await });
     }
-    let little = body(&modest, &get_as(Priority::Play, id, None));
+    let little = get_as(Priority::Play, id, None);
     tokio::select! {
-        got = little => assert_eq!(got, MIB),
+        got = body(&modest, &little) => assert_eq!(got, MIB),
         _ = much.join_next() => panic!("the greedy one was first"),
     }
     assert_eq!(much.join_all().await, vec![MIB; 4]);

@@ -52,7 +52,7 @@ pub(crate) struct Shard {
 
 /// A connection.
 pub(crate) enum Link {
-    Quic(Connection, Arc<Dialler>),
+    Quic(Connection),
     Https(HttpsLink),
 }
 
@@ -103,7 +103,7 @@ impl Target {
             Self::Shards(shards) => {
                 let socket = shards.socket(viewer)?;
                 let connection = socket.connect(shards.address, PATIENCE).await?;
-                Ok(Link::Quic(connection, socket))
+                Ok(Link::Quic(connection))
             }
             Self::Https(https) => Ok(Link::Https(https.connect().await?)),
         }
@@ -117,7 +117,7 @@ impl Target {
         each: impl FnMut(usize) + Send,
     ) -> Result<Got, Trouble> {
         match (self, link) {
-            (Self::Shards(shards), Link::Quic(connection, _)) => {
+            (Self::Shards(shards), Link::Quic(connection)) => {
                 shards.get(connection, ask, each).await
             }
             (Self::Https(https), Link::Https(link)) => https.get(link, ask, each).await,
