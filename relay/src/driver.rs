@@ -7,6 +7,7 @@
 use crate::{
     Config,
     announce::{self, Announcer},
+    body::{Memory, Outboards},
     cache::Cache,
     content::publish::{self, PublishError, Published},
     error::RunError,
@@ -18,7 +19,7 @@ use crate::{
     standing::{Others, Standing},
     store::{Disk, FolderLock, Origin},
     transport,
-    upstream::{Directory, Memory, Pool, Record, Upstream},
+    upstream::{Directory, Pool, Record, Upstream},
 };
 use libp2p::identity::Keypair;
 use std::sync::Arc;
@@ -199,6 +200,10 @@ impl Driver {
             relay,
             announcer: self.announcer,
             memory: Memory::new(config.server.body_memory),
+            outboards: Outboards::new(
+                config.server.outboard_memory,
+                config.server.outboard_parallel,
+            ),
             memory_wait: config.server.memory_wait,
             fill_wait: config.server.fill_wait,
             metrics: self.metrics.clone(),

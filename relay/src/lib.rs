@@ -50,6 +50,7 @@
 //! it ends.
 
 pub mod announce;
+mod body;
 pub mod cache;
 pub mod client;
 mod config;

@@ -19,6 +19,8 @@ pub struct Metrics {
     pub upstream_fetches_total: Counter<U64>,
     /// Single attempts at a source that failed, by `reason`.
     pub upstream_failures_total: CounterVec<U64>,
+    /// Fills that stopped because every viewer had left.
+    pub fills_abandoned_total: Counter<U64>,
     /// Blobs evicted to make room.
     pub cache_evictions_total: Counter<U64>,
     /// Blobs that were fetched and could not be written to the cache.
@@ -87,6 +89,8 @@ impl Metrics {
                 "Attempts at a source that failed",
                 "reason",
             )?,
+            fills_abandoned_total: make
+                .counter("fills_abandoned_total", "Fills stopped because every viewer had left")?,
             cache_evictions_total: make
                 .counter("cache_evictions_total", "Blobs evicted to make room")?,
             cache_write_failures_total: make

@@ -3,14 +3,13 @@
 //! One task accepts; each connection is a task and each request another, all of them owned here
 //! and none of them living longer than `Server::run`. Everything that a peer can make us hold has
 //! a bound: connections (in all and of one address), streams, requests, bytes of requests (in the
-//! transport's windows), bytes of bodies (in `Lookup`) and bytes of the hashes between them (in
-//! `Outboards`).
+//! transport's windows), bytes of bodies and of the hashes between them (in `Lookup`).
 //!
 //! To drain, the server refuses new connections, answers new requests with code 9, lets those in
 //! flight finish within their limit, and closes.
 
 mod connection;
-mod outboards;
+mod reply;
 mod request;
 mod shed;
 mod viewer;
@@ -26,7 +25,6 @@ use crate::{
     wire::{self, Busy, Code},
 };
 use libp2p::identity::Keypair;
-use outboards::Outboards;
 use quinn::{Endpoint, Incoming};
 use serde::{Deserialize, Serialize};
 use shed::{Fullness, Thresholds};
@@ -215,7 +213,6 @@ struct Shared {
     lookup: Lookup,
     standing: Arc<dyn Standing>,
     others: Others,
-    outboards: Outboards,
     pace: Arc<Pace>,
     withhold: bool,
     config: Config,
@@ -319,7 +316,6 @@ impl Server {
             lookup,
             standing,
             others,
-            outboards: Outboards::new(config.outboard_memory, config.outboard_parallel),
             pace: Arc::new(pace),
             withhold,
             requests: Arc::new(Semaphore::new(config.max_requests)),

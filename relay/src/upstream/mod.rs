@@ -15,10 +15,11 @@ pub use pool::{DialError, PoolConfig};
 pub(crate) use pool::{Pool, dial};
 
 use crate::{
+    body::{Growing, Memory, Room, Whole},
     content::BlobId,
     metrics::{Metrics, count_and_log},
     sync::lock,
-    wire::{Code, ExchangeError, Patience, get_blob},
+    wire::{Code, ExchangeError, Outboard, Patience, get_blob},
 };
 use book::{Book, Fault, Ranked};
 use bytes::Bytes;
@@ -28,10 +29,7 @@ use std::{
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::timeout,
-};
+use tokio::time::timeout;
 
 /// Settings of fetching.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -123,7 +121,7 @@ pub enum FetchError {
 pub(crate) struct Fetched {
     pub(crate) bytes: Bytes,
     /// Given back when dropped.
-    pub(crate) room: OwnedSemaphorePermit,
+    pub(crate) room: Room,
 }
 
 /// One attempt at one source that failed.
@@ -163,10 +161,20 @@ impl Upstream {
     ///
     /// # Errors
     /// See [`FetchError`]; within the configured deadline.
-    pub(crate) async fn fetch(&self, id: BlobId) -> Result<Fetched, FetchError> {
+    pub(crate) async fn fetch(
+        &self,
+        growing: &Growing,
+        _range: Option<(u64, u64)>,
+    ) -> Result<(Arc<Whole>, Room), FetchError> {
+        let id = growing.id();
         let fetch = async {
             let sources = self.sources(id).await?;
-            self.race(id, sources).await
+            let Fetched { bytes, room } = self.race(id, sources).await?;
+            let outboard = Outboard::of(&bytes).ok_or(FetchError::Failed)?;
+            let whole = Whole::new(id, bytes, outboard).ok_or(FetchError::Failed)?;
+            let whole = Arc::new(whole);
+            growing.whole(Arc::clone(&whole));
+            Ok((whole, room))
         };
         timeout(self.config.deadline, fetch).await.unwrap_or_else(|_| {
             tracing::debug!("{id}: nothing within {:?}", self.config.deadline);
@@ -308,41 +316,6 @@ fn verdict(failures: &[AttemptError]) -> FetchError {
     }
 }
 
-/// Room in memory, in KiB so that a semaphore can count it.
-#[derive(Clone)]
-pub(crate) struct Memory {
-    kib: Arc<Semaphore>,
-    most: u32,
-}
-
-impl Memory {
-    pub(crate) fn new(bytes: u64) -> Self {
-        let most = u32::try_from(bytes / 1024).unwrap_or(u32::MAX);
-        let permits = usize::try_from(most).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
-        Self { kib: Arc::new(Semaphore::new(permits)), most }
-    }
-
-    /// How much of it is taken, in percent.
-    pub(crate) fn taken_percent(&self) -> u64 {
-        let most = u64::from(self.most.max(1));
-        let free = u64::try_from(self.kib.available_permits()).unwrap_or(most).min(most);
-        (most - free) * 100 / most
-    }
-
-    /// Waits for room for `len` bytes. However small, a blob counts as 16 KiB: what goes with it,
-    /// such as a task, is not free either.
-    pub(crate) async fn room(&self, len: u32) -> OwnedSemaphorePermit {
-        let kib = len.div_ceil(1024).max(16).min(self.most);
-        loop {
-            // Fails only when closed, and nobody closes it.
-            if let Ok(room) = Arc::clone(&self.kib).acquire_many_owned(kib).await {
-                return room;
-            }
-            tokio::task::yield_now().await;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -365,15 +338,5 @@ mod tests {
         assert_eq!(verdict(&[busy(), internal()]), FetchError::Failed);
         assert_eq!(verdict(&[not_found(), internal()]), FetchError::Failed);
         assert_eq!(verdict(&[internal(), wrong(), not_found()]), FetchError::Corrupt);
-    }
-
-    #[tokio::test]
-    async fn a_blob_larger_than_all_memory_takes_all_of_it() {
-        let memory = Memory::new(40 * 1024);
-        let room = memory.room(u32::MAX).await;
-        assert_eq!(memory.kib.available_permits(), 0);
-        drop(room);
-        let _one = memory.room(1).await;
-        assert_eq!(memory.kib.available_permits(), 24);
     }
 }

@@ -49,6 +49,7 @@ mod frame;
 mod groups;
 mod message;
 mod verified;
+mod walk;
 
 pub use code::{Code, UnknownCode};
 pub use cost::{Cost, Spent};
@@ -58,6 +59,8 @@ pub use frame::{FrameError, MAX_FRAME, ReadFrameError, decode_frame, encode_fram
 pub use groups::{Groups, get_groups};
 pub use message::{Busy, Encoding, MAX_HAS, Priority, Request, Response, ServiceStatus, Source};
 pub use verified::{GROUP_LEN, Group, Outboard, Span, encode, group_count};
+pub(crate) use verified::{Node, node_count};
+pub(crate) use walk::{Piece, Walk};
 
 /// The application protocol name that both sides must offer.
 pub const ALPN: &[u8] = b"nsn-shard/1";

@@ -18,7 +18,7 @@ const AT_ONCE: usize = 128 * 1024;
 const ENTRY: u64 = 200;
 
 /// Outboards of the blobs that were asked for last.
-pub(super) struct Outboards {
+pub(crate) struct Outboards {
     kept: Mutex<Kept>,
     /// One for each blob that may be hashed at a time. The blobs themselves count against
     /// `server.body_memory`.
@@ -34,7 +34,7 @@ struct Kept {
 
 impl Outboards {
     /// Keeps at most `memory` bytes, and hashes at most `parallel` blobs at a time.
-    pub(super) fn new(memory: u64, parallel: usize) -> Self {
+    pub(crate) fn new(memory: u64, parallel: usize) -> Self {
         let kept = Kept { by_blob: LruCache::unbounded(), bytes: 0, most: memory };
         Self { kept: Mutex::new(kept), hashing: Arc::new(Semaphore::new(parallel.max(1))) }
     }
@@ -43,7 +43,7 @@ impl Outboards {
     ///
     /// # Errors
     /// [`Refusal::Internal`] when the bytes are not that blob after all.
-    pub(super) async fn of(&self, id: BlobId, blob: &Bytes) -> Result<Outboard, Refusal> {
+    pub(crate) async fn of(&self, id: BlobId, blob: &Bytes) -> Result<Outboard, Refusal> {
         if let Some(outboard) = lock(&self.kept).get(&id) {
             return Ok(outboard);
         }

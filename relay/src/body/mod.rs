@@ -1,0 +1,109 @@
+//! A blob that can be read: whole, or as far as it has come.
+//!
+//! Everything that is served is read through a [`Body`], a few groups at a time, so whoever sends it
+//! need not know where it lies. What is read is verified. A body is sent through [`Sending`], which
+//! gives it in the order of its encoding.
+
+mod growing;
+mod outboards;
+mod room;
+mod sending;
+
+pub(crate) use growing::{Dispute, Follower, Growing};
+pub(crate) use outboards::Outboards;
+pub(crate) use room::{Memory, Room};
+pub(crate) use sending::Sending;
+
+use crate::{
+    content::BlobId,
+    fill::FillError,
+    wire::{GROUP_LEN, Outboard},
+};
+use bytes::Bytes;
+use std::sync::Arc;
+
+/// Groups that are read at a time at most: 256 KiB.
+const READ_AT_ONCE: u32 = 16;
+
+/// A blob that can be read.
+#[derive(Clone)]
+pub(crate) enum Body {
+    /// All of it lies in memory.
+    Memory(Arc<Whole>),
+    /// It is being fetched.
+    Growing(Follower),
+}
+
+/// Why a body cannot be read on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BodyError {
+    /// The fill that was to bring the rest has failed.
+    Failed(FillError),
+}
+
+/// A whole blob in memory, verified.
+pub(crate) struct Whole {
+    id: BlobId,
+    bytes: Bytes,
+    outboard: Outboard,
+}
+
+impl Whole {
+    /// A blob whose bytes were verified, and its outboard; `None` when they do not belong together.
+    pub(crate) fn new(id: BlobId, bytes: Bytes, outboard: Outboard) -> Option<Self> {
+        let belong = outboard.root() == id && u32::try_from(bytes.len()) == Ok(outboard.total());
+        belong.then_some(Self { id, bytes, outboard })
+    }
+
+    pub(crate) fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// Length in bytes, 1 to 16 MiB.
+    pub(crate) fn len(&self) -> u32 {
+        self.outboard.total()
+    }
+
+    fn group(&self, index: u32) -> Option<Bytes> {
+        let at = index.checked_mul(GROUP_LEN)?;
+        let end = at.saturating_add(GROUP_LEN).min(self.len());
+        let (at, end) = (usize::try_from(at).ok()?, usize::try_from(end).ok()?);
+        (at < end).then(|| self.bytes.slice(at..end))
+    }
+}
+
+impl Body {
+    /// Length of the blob in bytes. Of one that is being fetched it is what its source says, until the
+    /// blob is whole: one that turns out to be of another length fails.
+    pub(crate) fn len(&self) -> u32 {
+        match self {
+            Self::Memory(whole) => whole.len(),
+            Self::Growing(follower) => follower.len(),
+        }
+    }
+
+    /// The groups from `first` to before `end`, one item each, as many as are there and at most 16.
+    /// Waits until there is one. None where there is no such group.
+    ///
+    /// # Errors
+    /// See [`BodyError`].
+    pub(crate) async fn groups(&self, first: u32, end: u32) -> Result<Vec<Bytes>, BodyError> {
+        let end = end.min(first.saturating_add(READ_AT_ONCE));
+        if first >= end {
+            return Ok(Vec::new());
+        }
+        match self {
+            Self::Memory(whole) => Ok((first..end).map_while(|index| whole.group(index)).collect()),
+            Self::Growing(follower) => follower.groups(first, end).await.map_err(BodyError::Failed),
+        }
+    }
+
+    /// The node at a place of the outboard in pre-order: the hashes of its children, 64 bytes. `None`
+    /// when there is no such node, or it has not come yet; it comes before the groups below it.
+    pub(crate) fn node(&self, at: u32) -> Option<Bytes> {
+        match self {
+            Self::Memory(whole) => whole.outboard.node(at),
+            Self::Growing(follower) => follower.node(at),
+        }
+    }
+}
