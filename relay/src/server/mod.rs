@@ -3,10 +3,12 @@
 //! One task accepts; each connection is a task and each request another, all of them owned here
 //! and none of them living longer than `Server::run`. Everything that a peer can make us hold has
 //! a bound: connections (in all and of one address), streams, requests, bytes of requests (in the
-//! transport's windows), bytes of bodies and of the hashes between them (in `Lookup`).
+//! transport's windows), bytes of bodies and of the hashes between them (in `Lookup`). What viewers get
+//! is paced (`pace`), and under pressure some are turned away early (`shed`), with a time to come back
+//! and other relays to try.
 //!
-//! To drain, the server refuses new connections, answers new requests with code 9, lets those in
-//! flight finish within their limit, and closes.
+//! To drain, the server refuses new connections, closes idle ones, answers new requests with code 9,
+//! lets those in flight finish within their limit, and closes. Every such close says where else to go.
 
 mod connection;
 mod reply;

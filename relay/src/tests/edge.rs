@@ -1,11 +1,11 @@
 //! What the server gives to whom when there is not enough for all, and how it says goodbye.
 
-use super::world::{Node, Role, config, noise, raw, raw_from};
+use super::world::{Node, Puppet, Role, blob, config, noise, raw, raw_from};
 use crate::{
     BlobId,
     wire::{
-        Busy, Code, Cost, Encoding, ExchangeError, Patience, Priority, Request, Source, ask,
-        get_blob, read_farewell,
+        Busy, Code, Cost, Encoding, ExchangeError, Outboard, Patience, Priority, Request, Response,
+        Source, Span, ask, encode, encode_frame, get_blob, read_farewell,
     },
 };
 use libp2p::Multiaddr;
@@ -224,4 +224,111 @@ async fn a_seek_needs_no_word_for_it() {
         _ = &mut playing => panic!("what was played was first"),
     }
     assert_eq!(playing.await.unwrap().unwrap().len(), 2 * MIB);
+}
+
+/// A source that refuses, breaks off, or delivers another blob of the same length.
+fn source(code: Option<Code>) -> Puppet {
+    Puppet::start(move |request, mut send| async move {
+        let Request::Get { range, encoding, .. } = request else { return };
+        let Some(code) = code else {
+            let other = bytes::Bytes::from(noise(100_000, 48));
+            let span = Span::covering(100_000, range).unwrap();
+            let body = match encoding {
+                Encoding::Raw => vec![other],
+                Encoding::Verified => {
+                    encode(&other, &Outboard::of(&other).unwrap(), &span).unwrap()
+                }
+            };
+            let body = body.concat();
+            let header = Response::ok(body.len() as u64, 100_000, None);
+            let _ = send.write_all(&encode_frame(&header).unwrap()).await;
+            let _ = send.write_all(&body).await;
+            let _ = send.finish();
+            let _ = send.stopped().await;
+            return;
+        };
+        if code == Code::Internal {
+            let _ = send.reset(code.into());
+            return;
+        }
+        let _ = send.write_all(&encode_frame(&Response::refusal(code)).unwrap()).await;
+        let _ = send.finish();
+        let _ = send.stopped().await;
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_sources_do_wrong_has_a_code_and_a_reason_of_its_own() {
+    let (id, _) = blob(100_000, 47);
+    let cases = [
+        (Some(Code::Busy), Code::Busy, "upstream_busy"),
+        (Some(Code::Internal), Code::UpstreamFailed, "upstream_failed"),
+        (None, Code::Corrupt, "upstream_corrupt"),
+    ];
+    for (does, expected, reason) in cases {
+        let upstream = source(does);
+        let relay = Node::start(Role::Relay, config()).await;
+        relay.directory.add(id, upstream.source.clone());
+        let connection = raw(&relay).await;
+        // Streamed on as it comes, a wrong body may be noticed when the header is gone already.
+        let code = match get_blob(&connection, id, true, PATIENCE).await {
+            Ok(promised) => match promised.verified(PATIENCE.stall).await.unwrap_err() {
+                ExchangeError::Reset(code) => code,
+                error => panic!("{error}"),
+            },
+            Err(ExchangeError::Refused { code, .. }) => code,
+            Err(error) => panic!("{error}"),
+        };
+        assert_eq!((code, relay.refusals(reason)), (expected, 1), "{reason}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_comes_while_the_service_goes_down_is_counted_as_such() {
+    let mut settings = config();
+    settings.publish.shard_len = 16 * 1024 * 1024;
+    let origin = Node::start(Role::Origin, settings).await;
+    origin.relay.set_others(&relays());
+    let id = BlobId::from(origin.publish(&noise(16 * MIB, 49)).await.shards()[0].id);
+    let connection = raw(&origin).await;
+    // Keeps the connection open until it is read.
+    let promised = get_blob(&connection, id, true, PATIENCE).await.unwrap();
+    origin.stop.cancel();
+    let busy = loop {
+        match refused(&connection, &Request::Status).await {
+            None => tokio::task::yield_now().await,
+            Some((code, busy)) => {
+                assert_eq!(code, Code::ShuttingDown);
+                break busy;
+            }
+        }
+    };
+    assert_eq!(busy, Some(Busy { retry_after_ms: 0, others: named() }));
+    assert_eq!(origin.refusals("shutting_down"), 1);
+    promised.verified(PATIENCE.stall).await.unwrap();
+    origin.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_viewer_that_reads_a_trickle_is_given_up_like_one_that_stops() {
+    let mut settings = config();
+    settings.publish.shard_len = 16 * 1024 * 1024;
+    settings.server.stall_timeout = Duration::from_millis(300);
+    let origin = Node::start(Role::Origin, settings).await;
+    let id = BlobId::from(origin.publish(&noise(16 * MIB, 50)).await.shards()[0].id);
+    let connection = raw(&origin).await;
+    let (mut send, mut receive) = connection.open_bi().await.unwrap();
+    let request = Request::Get { id, range: None, encoding: Encoding::Raw, fill: true };
+    send.write_all(&encode_frame(&request).unwrap()).await.unwrap();
+    // 100 KB a second, where 64 KiB in 0.3 s are wanted.
+    let mut every = tokio::time::interval(Duration::from_millis(10));
+    let error = loop {
+        every.tick().await;
+        match receive.read(&mut [0; 1024]).await {
+            Ok(read) => assert!(read.is_some(), "a clean end"),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error, quinn::ReadError::Reset(Code::Limited.into()));
+    assert_eq!(origin.refusals("slow_reader"), 1);
 }
