@@ -16,6 +16,7 @@ use crate::{
     lookup::{Lookup, RelaySide},
     metrics::Metrics,
     server::{self, Server},
+    standing::{Others, Standing},
     store::{Disk, FolderLock, Origin},
     transport,
     upstream::{Directory, Pool, Record, Upstream},
@@ -33,6 +34,8 @@ pub struct Driver {
     pub(crate) config: Config,
     pub(crate) identity: Keypair,
     pub(crate) directory: Arc<dyn Directory>,
+    pub(crate) standing: Arc<dyn Standing>,
+    pub(crate) others: Others,
     pub(crate) metrics: Metrics,
     pub(crate) disk: Disk,
     pub(crate) tls: quinn::ServerConfig,
@@ -144,8 +147,8 @@ impl Driver {
             Pool::new(endpoint, self.identity.clone(), config.pool.clone(), config.max_connections);
         let us = self.identity.public().to_peer_id();
         let directory = Arc::clone(&self.directory);
-        let metrics = self.metrics.clone();
-        Ok(Arc::new(Upstream::new(us, directory, pool, config.clone(), metrics)))
+        let (others, metrics) = (self.others.clone(), self.metrics.clone());
+        Ok(Arc::new(Upstream::new(us, directory, others, pool, config.clone(), metrics)))
     }
 
     fn spawn(
@@ -212,7 +215,14 @@ impl Driver {
             fill_wait: config.server.fill_wait,
             metrics: self.metrics.clone(),
         };
-        let server = Server::new(endpoint, lookup, config.server, self.metrics, self.withhold);
+        let deps = server::Deps {
+            lookup,
+            standing: self.standing,
+            others: self.others,
+            metrics: self.metrics,
+            withhold: self.withhold,
+        };
+        let server = Server::new(endpoint, config.server, deps);
         let running = server.run(stop_server.clone());
         let server = tasks.spawn(async move {
             running.await;

@@ -83,6 +83,10 @@ pub enum Refusal {
     Memory,
     /// Every source was busy.
     UpstreamBusy,
+    /// There is too much to do for what nobody waits for.
+    Prefetch,
+    /// There is too much to do for one more viewer.
+    NewViewer,
     /// As many connections as allowed are open.
     Connections,
     /// As many connections as allowed to one address are open.
@@ -111,7 +115,12 @@ impl Refusal {
             Self::BadFrame | Self::SlowRequest | Self::Handshake => Code::BadRequest,
             Self::TooManyIds => Code::TooLarge,
             Self::Range => Code::Range,
-            Self::Requests | Self::Fills | Self::Memory | Self::UpstreamBusy => Code::Busy,
+            Self::Requests
+            | Self::Fills
+            | Self::Memory
+            | Self::UpstreamBusy
+            | Self::Prefetch
+            | Self::NewViewer => Code::Busy,
             Self::Connections
             | Self::SourceConnections
             | Self::ConnectionRate
@@ -135,6 +144,8 @@ impl Refusal {
             Self::Fills => "fills",
             Self::Memory => "memory",
             Self::UpstreamBusy => "upstream_busy",
+            Self::Prefetch => "prefetch",
+            Self::NewViewer => "new_viewer",
             Self::Connections => "connections",
             Self::SourceConnections => "connections_per_source",
             Self::ConnectionRate => "connection_rate",

@@ -52,6 +52,10 @@ pub struct Metrics {
     pub upstream_fetch_latency_seconds: Histogram,
     /// From asking for a disk operation to its turn.
     pub disk_wait_seconds: Histogram,
+    /// From a request to the first byte of its body.
+    pub first_byte_seconds: Histogram,
+    /// Connections that had to prove their address first.
+    pub address_checks_total: Counter<U64>,
     /// Requests and connections refused, by `reason`.
     pub refusals_total: CounterVec<U64>,
     /// Blobs found damaged, by `place`: `origin`, `cache` or `upstream`.
@@ -139,6 +143,12 @@ impl Metrics {
             )?,
             disk_wait_seconds: make
                 .histogram("disk_wait_seconds", "From asking for a disk operation to its turn")?,
+            first_byte_seconds: make
+                .histogram("first_byte_seconds", "From a request to the first byte of its body")?,
+            address_checks_total: make.counter(
+                "address_checks_total",
+                "Connections that had to prove their address first",
+            )?,
             refusals_total: make.counters(
                 "refusals_total",
                 "Requests and connections refused",

@@ -65,7 +65,12 @@ impl Whole {
 
     fn group(&self, index: u32) -> Option<Bytes> {
         let at = index.checked_mul(GROUP_LEN)?;
-        let end = at.saturating_add(GROUP_LEN).min(self.len());
+        self.slice(at, at.saturating_add(GROUP_LEN))
+    }
+
+    /// The bytes from `at` to before `end`, as far as there are any.
+    fn slice(&self, at: u32, end: u32) -> Option<Bytes> {
+        let end = end.min(self.len());
         let (at, end) = (usize::try_from(at).ok()?, usize::try_from(end).ok()?);
         (at < end).then(|| self.bytes.slice(at..end))
     }
@@ -94,6 +99,15 @@ impl Body {
         match self {
             Self::Memory(whole) => Ok((first..end).map_while(|index| whole.group(index)).collect()),
             Self::Growing(follower) => follower.groups(first, end).await.map_err(BodyError::Failed),
+        }
+    }
+
+    /// The bytes from `at` to before `end` in one piece, where they lie so. What is sent in few pieces
+    /// costs less: quinn looks through all of a stream's pieces for every packet.
+    fn piece(&self, at: u32, end: u32) -> Option<Bytes> {
+        match self {
+            Self::Memory(whole) => whole.slice(at, end),
+            Self::Growing(_) => None,
         }
     }
 

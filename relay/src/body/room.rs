@@ -20,6 +20,13 @@ impl Memory {
         Self { kib: Arc::new(Semaphore::new(permits)), most }
     }
 
+    /// How much of it is taken, in percent.
+    pub(crate) fn taken_percent(&self) -> u64 {
+        let most = u64::from(self.most.max(1));
+        let free = u64::try_from(self.kib.available_permits()).unwrap_or(most).min(most);
+        (most - free) * 100 / most
+    }
+
     /// Waits for room for `len` bytes. However small, a blob counts as 16 KiB: what goes with it,
     /// such as a task, is not free either.
     pub(crate) async fn room(&self, len: u32) -> Room {
@@ -42,9 +49,9 @@ mod tests {
     async fn a_blob_larger_than_all_memory_takes_all_of_it() {
         let memory = Memory::new(40 * 1024);
         let room = memory.room(u32::MAX).await;
-        assert_eq!(memory.kib.available_permits(), 0);
+        assert_eq!((memory.kib.available_permits(), memory.taken_percent()), (0, 100));
         drop(room);
         let _one = memory.room(1).await;
-        assert_eq!(memory.kib.available_permits(), 24);
+        assert_eq!((memory.kib.available_permits(), memory.taken_percent()), (24, 40));
     }
 }

@@ -1,6 +1,6 @@
 //! A body as it is sent: the pieces of its encoding, in their order, as they can be had.
 
-use super::{Body, BodyError};
+use super::{Body, BodyError, READ_AT_ONCE};
 use crate::wire::{Encoding, GROUP_LEN, Piece, Span, Walk, group_count};
 use bytes::Bytes;
 
@@ -50,6 +50,11 @@ impl Sending {
         match &mut self.plan {
             Plan::Raw { at, end } if at == end => Ok(None),
             Plan::Raw { at, end } => {
+                let most = end.saturating_sub(*at).min(READ_AT_ONCE * GROUP_LEN);
+                if let Some(piece) = self.body.piece(*at, *at + most) {
+                    *at += most;
+                    return Ok(Some(vec![piece]));
+                }
                 let first = *at / GROUP_LEN;
                 let mut groups = self.body.groups(first, group_count(*end)).await?;
                 let begin = first.saturating_mul(GROUP_LEN);

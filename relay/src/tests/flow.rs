@@ -487,11 +487,8 @@ async fn a_relay_of_the_same_region_that_holds_it_is_asked() {
     let id = shard(&origin, &bytes).await;
     sibling.viewer().await.fetch(id).await.unwrap();
     until(|| sibling.relay.status().relay.unwrap().cache.entries == 1).await;
-    let mut settings = config();
-    // It looks for its siblings when it has started, and an interval later.
-    settings.upstream.health.interval = Duration::from_millis(100);
-    let relay = relay(settings, []).await;
-    relay.directory.add_sibling(sibling.source());
+    let relay = relay(config(), []).await;
+    relay.relay.set_others(&[sibling.address().to_string().parse().unwrap()]);
     until(|| relay.metrics.p2p_peers.get() == 1).await;
     assert!(relay.viewer().await.fetch(id).await.unwrap().0 == bytes);
     assert_eq!(sibling.relay.status().relay.unwrap().hits, 1);

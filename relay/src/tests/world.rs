@@ -88,6 +88,7 @@ impl Node {
         let deps = Deps {
             identity: Keypair::generate_ed25519(),
             directory: directory.clone(),
+            standing: Arc::new(crate::Unknown),
             metrics: metrics.clone(),
             origin_dir: matches!(role, Role::Origin | Role::Both).then(|| root.join("shards")),
             cache_dir: matches!(role, Role::Relay | Role::Both).then(|| root.join("relay")),

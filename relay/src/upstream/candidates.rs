@@ -9,7 +9,6 @@ use super::{Source, Upstream, rank::Candidate};
 use crate::{
     client::Address,
     content::BlobId,
-    sync::lock,
     wire::{Patience, Request, ask},
 };
 use futures::{
@@ -23,11 +22,12 @@ use tokio::time::timeout;
 /// The answer to whether one blob is held.
 const ONE_BYTE: u64 = 1;
 
-/// The operator's super-nodes, all addresses of each together.
-pub(super) fn configured(addresses: &[Address]) -> Vec<Source> {
+/// Nodes by their addresses, all addresses of each together.
+pub(super) fn by_peer(addresses: &[Address]) -> Vec<Source> {
     let mut by_peer: BTreeMap<PeerId, Source> = BTreeMap::new();
     for Address { socket, peer } in addresses {
-        // The operator trusts them as one trusts somebody of whom no ill is known.
+        // Trusted as somebody of whom no ill is known: by the operator who named them, or by the
+        // node, which names only relays for whom an account answers.
         let new = || Source { peer: *peer, addrs: vec![], seeder_score: Some(500), load: None };
         by_peer.entry(*peer).or_insert_with(new).addrs.push(*socket);
     }
@@ -39,14 +39,20 @@ impl Upstream {
     pub(super) fn candidates(&self, id: BlobId) -> BoxStream<'_, Result<Vec<Candidate>, ()>> {
         let guess = |source: &Source| Candidate { source: source.clone(), named: false };
         let configured = stream::iter([Ok(self.super_nodes.iter().map(guess).collect())]);
-        let siblings: FuturesUnordered<_> = lock(&self.siblings)
-            .iter()
-            .map(|sibling| self.ask_sibling(id, sibling.clone()))
-            .collect();
+        let siblings: FuturesUnordered<_> =
+            self.siblings().into_iter().map(|sibling| self.ask_sibling(id, sibling)).collect();
         let siblings =
             siblings.filter_map(|held| std::future::ready(held.map(|one| Ok(vec![one]))));
         let directory = self.ask_directory(id).into_stream();
         configured.chain(stream::select(siblings, directory)).boxed()
+    }
+
+    /// The other relays of the region.
+    pub(super) fn siblings(&self) -> Vec<Source> {
+        let mut siblings = by_peer(&self.others.addresses());
+        siblings.retain(|sibling| sibling.peer != self.us);
+        siblings.truncate(self.config.siblings);
+        siblings
     }
 
     /// Asks a relay of the same region whether it holds a blob, if there is a connection to it.
@@ -83,10 +89,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_addresses_of_one_super_node_are_tried_together() {
+    fn the_addresses_of_one_node_are_tried_together() {
         let [a, b] = [PeerId::random(), PeerId::random()];
         let at = |peer, port| Address { socket: ([127, 0, 0, 1], port).into(), peer };
-        let mut sources = configured(&[at(a, 1), at(b, 2), at(a, 3)]);
+        let mut sources = by_peer(&[at(a, 1), at(b, 2), at(a, 3)]);
         sources.sort_by_key(|source| source.addrs.len());
         assert_eq!(sources.len(), 2);
         assert_eq!((sources[0].peer, sources[1].peer), (b, a));

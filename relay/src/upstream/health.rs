@@ -23,8 +23,7 @@ use tokio_util::sync::CancellationToken;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct HealthConfig {
-    /// Between two checks of a source that answers, and between two questions to the directory who
-    /// the relays of the region are. Default 20 s, less than connections may be idle.
+    /// Between two checks of a source that answers. Default 20 s, less than connections may be idle.
     #[serde(with = "humantime_serde")]
     pub interval: Duration,
     /// For an answer, a handshake included. Default 3 s.
@@ -151,13 +150,10 @@ impl Upstream {
     /// Checks sources until `stop`.
     pub(crate) async fn watch_health(self: Arc<Self>, stop: CancellationToken) {
         let mut checks = JoinSet::new();
-        let mut region = JoinSet::new();
-        let mut ask_region_at = Instant::now();
         loop {
             let now = Instant::now();
-            if now >= ask_region_at && region.is_empty() {
-                ask_region_at = now + self.config.health.interval;
-                region.spawn(Arc::clone(&self).find_siblings());
+            for sibling in self.siblings() {
+                lock(&self.schedule).known(&sibling, now);
             }
             let free = AT_ONCE.saturating_sub(checks.len());
             for source in lock(&self.schedule).due(free, now) {
@@ -167,13 +163,11 @@ impl Upstream {
             tokio::select! {
                 () = stop.cancelled() => break,
                 () = sleep(LOOK) => {}
-                // A panic in either has been reported by the panic hook.
+                // A panic in one has been reported by the panic hook.
                 Some(_) = checks.join_next(), if !checks.is_empty() => {}
-                Some(_) = region.join_next(), if !region.is_empty() => {}
             }
         }
         checks.shutdown().await;
-        region.shutdown().await;
     }
 
     fn publish(&self, now: Instant) {
@@ -214,22 +208,6 @@ impl Upstream {
         };
         answer.await.map_err(|error: ExchangeError| error.to_string())?;
         Ok(asked.elapsed())
-    }
-
-    /// Asks the directory who the relays of this one's region are.
-    async fn find_siblings(self: Arc<Self>) {
-        let found = timeout(self.config.directory_timeout, self.directory.siblings()).await;
-        let Ok(Ok(mut found)) = found else {
-            self.metrics.directory_failures_total.with_label_values(&["siblings"]).inc();
-            return;
-        };
-        found.retain(|source| source.peer != self.us);
-        found.truncate(self.config.siblings);
-        let now = Instant::now();
-        for sibling in &found {
-            lock(&self.schedule).known(sibling, now);
-        }
-        *lock(&self.siblings) = found;
     }
 }
 

@@ -37,6 +37,7 @@ use crate::{
     body::{Growing, Memory, Room, Whole},
     client::Address,
     metrics::Metrics,
+    standing::Others,
     wire::{Code, ExchangeError},
 };
 use attempt::AttemptError;
@@ -61,7 +62,8 @@ pub struct Config {
     /// `/ip4/ADDRESS/udp/PORT/quic-v1/p2p/PEER_ID`; several addresses of one are tried in turn. At
     /// most 64. Default none.
     pub super_nodes: Vec<Address>,
-    /// Relays of the same region that are asked whether they hold a blob. Default 8.
+    /// Other relays of the region that are asked whether they hold a blob, as many as viewers are told
+    /// of at most. Default 8.
     pub siblings: usize,
     /// How long they have to answer. Default 200 ms.
     #[serde(with = "humantime_serde")]
@@ -157,8 +159,8 @@ pub(crate) struct Upstream {
     directory: Arc<dyn Directory>,
     /// Those that the operator named; at most 64.
     super_nodes: Vec<Source>,
-    /// Relays of the region; at most `upstream.siblings`.
-    siblings: Mutex<Vec<Source>>,
+    /// The other relays of the region.
+    others: Others,
     pool: Pool,
     book: Mutex<Book>,
     budget: Mutex<Budget>,
@@ -172,17 +174,18 @@ impl Upstream {
     pub(crate) fn new(
         us: PeerId,
         directory: Arc<dyn Directory>,
+        others: Others,
         pool: Pool,
         config: Config,
         metrics: Metrics,
     ) -> Self {
-        let super_nodes = candidates::configured(&config.super_nodes);
+        let super_nodes = candidates::by_peer(&config.super_nodes);
         let schedule = Schedule::new(config.health.clone(), &super_nodes, Instant::now());
         Self {
             us,
             directory,
             super_nodes,
-            siblings: Mutex::default(),
+            others,
             pool,
             book: Mutex::new(Book::new(&config)),
             budget: Mutex::new(Budget::new(&config.hedge)),
