@@ -12,14 +12,14 @@
 //!    ▼                                                                  │
 //!  lookup     origin's store ── held ──────────────┐                    │
 //!    │ not held                                    │                    │
-//!    ├────── cache ─────────── hit ────────────────┤ verified bytes,    │
-//!    │ miss                                        │ with room for them │
-//!    └────── fill, one for all who wait ─ done ────┤ in memory          │
-//!              │                      ▲            ▼                    │
-//!              ▼                      │         send, until acknowledged│
-//!            upstream   directory ─ rank ─ staggered race ─ verify ─────┘
-//!                                     │
-//!                                     └─ admit to the cache, announce
+//!    ├────── cache ─────────── hit ────────────────┤ a body, with room  │
+//!    │ miss                                        │ for it in memory   │
+//!    └────── fill, one for all who wait ───────────┤                    │
+//!              │            ▲   group by group     ▼                    │
+//!              ▼            │                   send, until acknowledged│
+//!            upstream     verify ◀── ask, hedge, go on ◀── rank ────────┘
+//!                           │
+//!                           └─ whole: admit to the cache, announce
 //! ```
 //!
 //! 1. **Accept** ([`server`]): a connection is refused before its handshake when there are too many
@@ -29,9 +29,12 @@
 //!    much to do, prefetches are refused first, then viewers that come anew.
 //! 3. **Lookup**: what is on disk is read whole and verified; what is damaged is put aside and
 //!    counts as absent.
-//! 4. **Fill** ([`fill`]): a miss joins the blob's fill, which belongs to no viewer.
-//! 5. **Upstream** ([`upstream`]): the [`Directory`] names sources, the best is asked first, the
-//!    next one when it is slow; the first bytes that hash to the id win.
+//! 4. **Fill** ([`fill`]): a miss joins the blob's fill, which belongs to no viewer, and reads what
+//!    comes as it comes (`body`).
+//! 5. **Upstream** ([`upstream`]): super-nodes of the settings, relays of the region and whomever the
+//!    [`Directory`] names are ranked by what was measured of them. The best is asked, another when it
+//!    is slow, silent or has failed; that one goes on at the byte reached. Every 16 KiB are verified
+//!    as they arrive.
 //! 6. **Admit** ([`cache`]): written under a temporary name, synced, renamed; the least recently
 //!    used makes room.
 //! 7. **Send**: from memory that was set aside, in pieces that wait for their turn where the rate is
@@ -46,8 +49,8 @@
 //!
 //! [`build`] makes a handle and a [`Driver`] and touches nothing. The driver runs: the server, one
 //! task for each connection (`server.max_connections`) and each request (`server.max_requests`); the
-//! fills (`fill.parallel`); the announcer; the publisher (`publish.publishes`). All are joined when
-//! it ends.
+//! fills (`fill.parallel`); the health checks of sources; the announcer; the publisher
+//! (`publish.publishes`). All are joined when it ends.
 
 pub mod announce;
 mod body;

@@ -1,8 +1,9 @@
 //! Where a viewer goes while its relay is busy: the decision, without the network.
 
 use super::{Address, ViewError};
-use crate::wire::ExchangeError;
+use crate::wire::{Code, ExchangeError, read_farewell};
 use libp2p::{Multiaddr, PeerId};
+use quinn::ConnectionError;
 use std::{
     collections::HashSet,
     net::{IpAddr, SocketAddr},
@@ -12,23 +13,38 @@ use std::{
 /// Relays that one answer names and that are looked at; more are not read.
 const LOOKED_AT: usize = 8;
 
-/// The relay to ask instead of the one that refused, and for how long: the first that it names and
-/// that was not asked yet.
+/// The relay to ask instead of the one that refused or said goodbye: the first that it names and that
+/// was not asked yet; and for how long, if it said.
 pub(super) fn instead(
     error: &ViewError,
     from: SocketAddr,
     asked: &HashSet<PeerId>,
-) -> Option<(Address, Duration)> {
-    let ViewError::Exchange(ExchangeError::Refused { busy: Some(busy), .. }) = error else {
-        return None;
-    };
-    let named = busy.others.iter().take(LOOKED_AT).filter_map(|bytes| {
+) -> Option<(Address, Option<Duration>)> {
+    let (others, wait) = named(error)?;
+    let addresses = others.iter().take(LOOKED_AT).filter_map(|bytes| {
         let addr = Multiaddr::try_from(bytes.clone()).ok()?;
         Address::try_from(&addr).ok()
     });
-    let mut usable = named
+    let mut usable = addresses
         .filter(|other| !asked.contains(&other.peer) && may_be_sent(from.ip(), other.socket.ip()));
-    Some((usable.next()?, Duration::from_millis(u64::from(busy.retry_after_ms))))
+    Some((usable.next()?, wait))
+}
+
+/// The relays that an answer names, and how long the one that named them is busy.
+fn named(error: &ViewError) -> Option<(Vec<Vec<u8>>, Option<Duration>)> {
+    let ViewError::Exchange(error) = error else { return None };
+    match error {
+        ExchangeError::Refused { busy: Some(busy), .. } => {
+            let wait = Duration::from_millis(u64::from(busy.retry_after_ms));
+            Some((busy.others.clone(), Some(wait)))
+        }
+        ExchangeError::Connection(ConnectionError::ApplicationClosed(close))
+            if close.error_code == Code::ShuttingDown.into() =>
+        {
+            Some((read_farewell(&close.reason), None))
+        }
+        _ => None,
+    }
 }
 
 /// Whether a relay at `from` may send a viewer to `to`: one on the open network never to an address
@@ -54,8 +70,9 @@ fn is_local(ip: IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::{Busy, Code};
+    use crate::wire::{Busy, farewell};
     use proptest::prelude::*;
+    use quinn::ApplicationClose;
 
     fn at(ip: &str) -> Address {
         Address { socket: SocketAddr::new(ip.parse().unwrap(), 9003), peer: PeerId::random() }
@@ -77,12 +94,26 @@ mod tests {
         let from = at("5.6.7.8").socket;
         let mut asked = HashSet::new();
         let error = busy(&others);
-        let wait = Duration::from_millis(1500);
+        let wait = Some(Duration::from_millis(1500));
         assert_eq!(instead(&error, from, &asked), Some((others[0], wait)));
         asked.insert(others[0].peer);
         assert_eq!(instead(&error, from, &asked), Some((others[1], wait)));
         asked.insert(others[1].peer);
         assert_eq!(instead(&error, from, &asked), None);
+    }
+
+    #[test]
+    fn one_that_goes_down_names_others_in_its_goodbye() {
+        let other = at("1.2.3.4");
+        let reason = farewell(&[other.to_string().parse::<Multiaddr>().unwrap().to_vec()]);
+        let closed = |code: Code| {
+            let close = ApplicationClose { error_code: code.into(), reason: reason.clone().into() };
+            ExchangeError::from(ConnectionError::ApplicationClosed(close)).into()
+        };
+        let from = at("5.6.7.8").socket;
+        let none = HashSet::new();
+        assert_eq!(instead(&closed(Code::ShuttingDown), from, &none), Some((other, None)));
+        assert_eq!(instead(&closed(Code::Limited), from, &none), None);
     }
 
     #[test]

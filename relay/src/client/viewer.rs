@@ -175,8 +175,8 @@ impl Viewer {
     ) -> bool {
         let instead = detour::instead(error, from.socket, asked);
         let taken = instead.map(|(address, wait)| {
-            tracing::debug!("{} is busy; asking {address}", from.peer);
-            let wait = wait.min(self.config.retry_after_max);
+            tracing::debug!("{} names another; asking {address}", from.peer);
+            let wait = wait.unwrap_or(Duration::MAX).min(self.config.retry_after_max);
             Detour { address, until: Instant::now() + wait }
         });
         let back = from != self.address;
