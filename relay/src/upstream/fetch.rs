@@ -315,7 +315,7 @@ impl<'a> Fetch<'a> {
                     *next = group.index.saturating_add(1);
                 }
                 self.growing.put(group, &nodes);
-                self.stop_those_behind(at);
+                let at = self.stop_those_behind(at);
                 if self.growing.missing(0).is_none() {
                     return self.complete(at).await;
                 }
@@ -348,16 +348,20 @@ impl<'a> Fetch<'a> {
         let Running { candidate, task, range, why, .. } = running;
         if let AttemptError::Exchange { error: exchange, reused } = &error {
             let peer = candidate.source.peer;
-            let hinted = range.is_some() && self.growing.len().is_none();
             match exchange {
                 // It had closed the connection while that lay in the pool, or is going down.
                 exchange if exchange.is_connection() && *reused && self.again.insert(peer) => {
                     let range = if task == Task::Blob { self.wanted() } else { range };
                     return self.ask(candidate, task, range, why, now);
                 }
-                // What the viewer wants to read lies outside of the blob, which it will be told.
-                ExchangeError::Refused { code: Code::Range, .. } if hinted => {
-                    self.range = None;
+                // What the viewer wants to read lies outside of the blob, which it will be told; or
+                // the blob is shorter than another source says. Its header tells.
+                ExchangeError::Refused { code: Code::Range, .. }
+                    if task == Task::Blob && range.is_some() =>
+                {
+                    if self.growing.len().is_none() {
+                        self.range = None;
+                    }
                     return self.ask(candidate, task, None, why, now);
                 }
                 _ => {}
@@ -413,17 +417,26 @@ impl<'a> Fetch<'a> {
         let span = Span::covering(len, running.range).map(|span| (span.first(), span.end()));
         running.span = span.or(Some((0, group_count(len))));
         if self.room.is_none() {
-            // Nothing of it is read before there is room.
-            self.room = Some(self.upstream.memory.room(len).await);
+            self.reserve(len).await;
         }
         None
+    }
+
+    /// Waits for room for the blob; nothing of it is read before. No source is slow for that.
+    async fn reserve(&mut self, len: u32) {
+        let began = Instant::now();
+        self.room = Some(self.upstream.memory.room(len).await);
+        for running in &mut self.running {
+            running.progress.held_up(began.elapsed());
+        }
     }
 
     /// A source has proved that the blob is of another length than was claimed before.
     async fn proven(&mut self, at: usize, len: u32) -> Option<End> {
         let now = Instant::now();
-        for liar in std::mem::take(&mut self.claimants) {
-            self.lied(liar, now);
+        let liars = std::mem::take(&mut self.claimants);
+        for liar in &liars {
+            self.lied(*liar, now);
         }
         self.growing.disclaim();
         if self.growing.claim(len).is_err() {
@@ -431,22 +444,26 @@ impl<'a> Fetch<'a> {
             return Some(Err(FetchError::Corrupt));
         }
         let Running { candidate, why, .. } = self.running.remove(at);
-        self.running.clear();
+        for running in std::mem::take(&mut self.running) {
+            if !liars.contains(&running.candidate.source.peer) {
+                self.may_ask_again(running.candidate);
+            }
+        }
         self.claimants.insert(candidate.source.peer);
         self.room = None;
-        self.room = Some(self.upstream.memory.room(len).await);
+        self.reserve(len).await;
         let range = self.wanted();
         self.ask(candidate, Task::Blob, range, why, Instant::now());
         None
     }
 
-    /// Tells those to stop that send what the attempt at `at` has sent already.
-    fn stop_those_behind(&mut self, at: usize) {
+    /// Tells those to stop that send what the attempt at `at` has sent already. Says where that
+    /// attempt is then.
+    fn stop_those_behind(&mut self, at: usize) -> usize {
         let Some(Running { span: Some((front, end)), progress, .. }) = self.running.get(at) else {
-            return;
+            return at;
         };
-        let (front, end) = (*front, *end);
-        let asked = progress.asked;
+        let (front, end, asked) = (*front, *end, progress.asked);
         let behind = |running: &Running<'_>| {
             running.task == Task::Blob
                 && match running.span {
@@ -454,22 +471,28 @@ impl<'a> Fetch<'a> {
                     None => true,
                 }
         };
-        let mut place = 0;
+        let (mut place, mut before) = (0, 0);
         let behind: Vec<_> = self
             .running
             .extract_if(.., |running| {
-                let other = place != at;
+                let stops = place != at && behind(running);
+                before += usize::from(stops && place < at);
                 place += 1;
-                other && behind(running)
+                stops
             })
             .collect();
         for running in behind {
             self.outrun(&running, asked);
-            // Should the one ahead fail, it may be asked again.
-            self.asked.remove(&running.candidate.source.peer);
-            self.candidates.push(running.candidate);
-            self.rank();
+            self.may_ask_again(running.candidate);
         }
+        at.saturating_sub(before)
+    }
+
+    /// A source that was told to stop may be asked again, should others fail.
+    fn may_ask_again(&mut self, candidate: Candidate) {
+        self.asked.remove(&candidate.source.peer);
+        self.candidates.push(candidate);
+        self.rank();
     }
 
     /// Another source, asked at `asked`, was quicker.

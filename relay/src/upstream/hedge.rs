@@ -104,6 +104,15 @@ impl Progress {
         self.groups = self.groups.saturating_add(1);
     }
 
+    /// This side did not read for so long.
+    pub(super) fn held_up(&mut self, by: Duration) {
+        self.asked += by;
+        if let Some((first, last)) = &mut self.came {
+            *first += by;
+            *last += by;
+        }
+    }
+
     /// From asking to the first group, if one came.
     pub(super) fn first(&self) -> Option<Duration> {
         self.came.map(|(first, _)| first.saturating_duration_since(self.asked))
@@ -193,6 +202,16 @@ mod tests {
         // Of two groups the other would not be done sooner.
         assert_eq!(due(&progress, 2, &other(50, 1), &config).slow, last + 50 * MS);
         assert_eq!(due(&progress, 60, &other(50, 1), &config).silent, last + 400 * MS);
+    }
+
+    #[test]
+    fn a_source_is_not_slow_for_what_held_this_side_up() {
+        let config = HedgeConfig::default();
+        let now = Instant::now();
+        let mut progress = connected(now);
+        progress.held_up(300 * MS);
+        let due = due(&progress, 64, &other(50, 1), &config);
+        assert_eq!(due, Due { slow: now + 350 * MS, silent: now + 700 * MS });
     }
 
     proptest! {
