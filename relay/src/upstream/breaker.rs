@@ -2,7 +2,8 @@
 //!
 //! Decisions only. A source's breaker opens when it failed several times in a row, or delivered wrong
 //! bytes once. It is half open when its time is over: the next success closes it, the next failure
-//! opens it for twice as long. Sources with an open breaker are ejected, but never more than half of
+//! opens it for twice as long. One that answers a health check then is closed too, but has not made up
+//! for anything: it opens for twice as long if it fails again before it delivers. Sources with an open breaker are ejected, but never more than half of
 //! those there are: when most of them fail, the fault is likely to be on this side.
 
 use serde::{Deserialize, Serialize};
@@ -17,7 +18,8 @@ use std::{
 pub struct BreakerConfig {
     /// Failures in a row that open it. Default 3.
     pub failures: u32,
-    /// For how long, the first time; each further time twice as long. Default 5 s.
+    /// For how long, the first time; each further time twice as long. For so long after a failure that
+    /// does not open it, a source is asked after all others. Default 5 s.
     #[serde(with = "humantime_serde")]
     pub open_for: Duration,
     /// And at most for this long. Default 5 min.
@@ -63,6 +65,8 @@ pub(super) enum Stand {
 pub(super) struct Breaker {
     /// Failures since the last success.
     failures: u32,
+    /// When the last one was.
+    failed_at: Option<Instant>,
     /// How often it opened since the last success.
     opened: u32,
     until: Option<Instant>,
@@ -79,9 +83,17 @@ impl Breaker {
         }
     }
 
-    /// Whether it failed since its last success.
-    pub(super) fn failing(&self) -> bool {
-        self.failures > 0
+    /// Whether it failed just now, and has not succeeded since.
+    pub(super) fn failing(&self, now: Instant, config: &BreakerConfig) -> bool {
+        self.failed_at.is_some_and(|at| now < at + config.open_for)
+    }
+
+    /// The source answers, which says little about what it delivers.
+    pub(super) fn answered(&mut self, now: Instant) {
+        if self.stand(now) == Stand::HalfOpen {
+            self.until = None;
+            self.failures = 0;
+        }
     }
 
     /// The source did what it should. Does not make up for wrong bytes before their time is over.
@@ -94,6 +106,7 @@ impl Breaker {
     /// The source failed.
     pub(super) fn failed(&mut self, fault: Fault, now: Instant, config: &BreakerConfig) {
         self.failures = self.failures.saturating_add(1);
+        self.failed_at = Some(now);
         let stand = self.stand(now);
         let corrupt = fault == Fault::Corrupt;
         // What was under way when it opened fails too, which is nothing new.
@@ -157,7 +170,37 @@ mod tests {
             breaker.failed(Fault::Failed, now, &config);
         }
         breaker.succeeded(now);
-        assert_eq!((breaker.stand(now), breaker.failing()), (Stand::Closed, false));
+        assert_eq!((breaker.stand(now), breaker.failing(now, &config)), (Stand::Closed, false));
+    }
+
+    #[test]
+    fn an_answer_closes_it_when_it_is_half_open_and_its_next_time_is_twice_as_long() {
+        let config = BreakerConfig::default();
+        let mut breaker = Breaker::default();
+        let now = Instant::now();
+        let fail = |breaker: &mut Breaker, now| {
+            for _ in 0..config.failures {
+                breaker.failed(Fault::Failed, now, &config);
+            }
+        };
+        fail(&mut breaker, now);
+        breaker.answered(now);
+        let until = now + config.open_for;
+        assert_eq!(breaker.stand(now), Stand::Open(until));
+        breaker.answered(until);
+        assert_eq!(breaker.stand(until), Stand::Closed);
+        fail(&mut breaker, until);
+        assert_eq!(breaker.stand(until), Stand::Open(until + 2 * config.open_for));
+    }
+
+    #[test]
+    fn one_failure_counts_for_a_while() {
+        let config = BreakerConfig::default();
+        let mut breaker = Breaker::default();
+        let now = Instant::now();
+        breaker.failed(Fault::Failed, now, &config);
+        assert!(breaker.failing(now, &config));
+        assert!(!breaker.failing(now + config.open_for, &config));
     }
 
     #[test]

@@ -70,8 +70,7 @@ pub(super) struct Schedule {
 
 struct Check {
     source: Source,
-    /// `None` while it is being checked.
-    due: Option<Instant>,
+    due: Instant,
     /// Since the last answer.
     failures: u32,
     /// Whether the last check was answered.
@@ -106,14 +105,14 @@ impl Schedule {
         if let Some(check) = self.checks.get_mut(&source.peer) {
             check.usable = true;
             check.failures = 0;
-            check.due = check.due.map(|_| now + self.config.interval);
+            check.due = now + self.config.interval;
         }
     }
 
     fn insert(&mut self, source: &Source, until: Option<Instant>, now: Instant) {
         if self.checks.len() < self.config.sources {
             let source = source.clone();
-            let check = Check { source, due: Some(now), failures: 0, usable: false, until };
+            let check = Check { source, due: now, failures: 0, usable: false, until };
             self.checks.insert(check.source.peer, check);
         }
     }
@@ -121,10 +120,12 @@ impl Schedule {
     /// Who is to be checked now, at most `most`. Each is to be [`done`](Self::done) with.
     pub(super) fn due(&mut self, most: usize, now: Instant) -> Vec<Source> {
         self.checks.retain(|_, check| check.until.is_none_or(|until| now < until));
-        let due = self.checks.values_mut().filter(|check| check.due.is_some_and(|due| due <= now));
+        let again = now + self.config.backoff_max.max(self.config.timeout);
+        let due = self.checks.values_mut().filter(|check| check.due <= now);
         due.take(most)
             .map(|check| {
-                check.due = None;
+                // Should the check end without a word.
+                check.due = again;
                 check.source.clone()
             })
             .collect()
@@ -137,7 +138,7 @@ impl Schedule {
         check.failures = if answered { 0 } else { check.failures.saturating_add(1) };
         let doublings = check.failures.saturating_sub(1).min(16);
         let backoff = self.config.interval.saturating_mul(1 << doublings);
-        check.due = Some(now + backoff.min(self.config.backoff_max.max(self.config.interval)));
+        check.due = now + backoff.min(self.config.backoff_max.max(self.config.interval));
     }
 
     /// Sources that answered when they were last asked.
@@ -227,7 +228,7 @@ mod tests {
         let named = source();
         let mut schedule = Schedule::new(config.clone(), std::slice::from_ref(&named), now);
         assert_eq!(schedule.due(9, now), [named.clone()]);
-        assert_eq!(schedule.due(9, now + config.backoff_max), [], "it is being checked");
+        assert_eq!(schedule.due(9, now + config.interval), [], "it is being checked");
         schedule.done(named.peer, true, now);
         assert_eq!(schedule.usable(), 1);
         for factor in [1u32, 1, 2, 4, 8, 16, 30, 30] {

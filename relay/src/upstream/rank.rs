@@ -100,7 +100,7 @@ impl Book {
             .map(|candidate| {
                 let entry = self.entries.peek(&candidate.source.peer).copied().unwrap_or_default();
                 let forecast = entry.measured.forecast(&self.assumed, now);
-                let place = place(id, &candidate, &entry, &forecast, now);
+                let place = self.place(id, &candidate, &entry, &forecast, now);
                 let open = place.open.is_some();
                 (place, Ranked { candidate, forecast, open })
             })
@@ -135,7 +135,7 @@ impl Book {
     /// A source answered a question after this long, which is the least that its first group takes.
     pub(super) fn answered(&mut self, peer: PeerId, took: Duration, now: Instant) {
         let entry = self.entry(peer);
-        entry.breaker.succeeded(now);
+        entry.breaker.answered(now);
         if !entry.measured.is_known() {
             entry.measured.first(took, now);
         }
@@ -171,41 +171,42 @@ impl Book {
         self.entries.iter().filter(|(_, entry)| open(entry)).count()
     }
 
+    fn place(
+        &self,
+        id: BlobId,
+        candidate: &Candidate,
+        entry: &Entry,
+        forecast: &Forecast,
+        now: Instant,
+    ) -> Place {
+        let Candidate { source, named } = candidate;
+        let stand = entry.breaker.stand(now);
+        // Twice the time for one of no reputation, against one that has all there is.
+        let score = source.seeder_score.unwrap_or(0).min(1000);
+        let reputation = 2.0 - f64::from(score) / 1000.0;
+        let load = 1.0 + f64::from(source.load.unwrap_or(0)) / 255.0;
+        let ours = 1.0 + f64::from(entry.running) / 8.0;
+        let outrun = f64::from(1u32 << entry.outrun.min(5));
+        // A guess that fails costs a round trip.
+        let guess = if *named { 1.0 } else { 2.0 };
+        let cost = forecast.micros(USUAL_GROUPS) * reputation * load * ours * outrun * guess;
+        let mut spread = blake3::Hasher::new();
+        spread.update(&id.0).update(&source.peer.to_bytes());
+        let [a, b, c, d, e, f, g, h, ..] = *spread.finalize().as_bytes();
+        Place {
+            open: match stand {
+                Stand::Open(until) => Some(until),
+                Stand::Closed | Stand::HalfOpen => None,
+            },
+            failing: stand == Stand::HalfOpen || entry.breaker.failing(now, &self.breaker),
+            unbound: source.seeder_score.is_none(),
+            cost: steps(cost),
+            spread: [a, b, c, d, e, f, g, h],
+        }
+    }
+
     fn entry(&mut self, peer: PeerId) -> &mut Entry {
         self.entries.get_or_insert_mut(peer, Entry::default)
-    }
-}
-
-fn place(
-    id: BlobId,
-    candidate: &Candidate,
-    entry: &Entry,
-    forecast: &Forecast,
-    now: Instant,
-) -> Place {
-    let Candidate { source, named } = candidate;
-    let stand = entry.breaker.stand(now);
-    // Twice the time for one of no reputation, against one that has all there is.
-    let score = source.seeder_score.unwrap_or(0).min(1000);
-    let reputation = 2.0 - f64::from(score) / 1000.0;
-    let load = 1.0 + f64::from(source.load.unwrap_or(0)) / 255.0;
-    let ours = 1.0 + f64::from(entry.running) / 8.0;
-    let outrun = f64::from(1u32 << entry.outrun.min(5));
-    // A guess that fails costs a round trip.
-    let guess = if *named { 1.0 } else { 2.0 };
-    let cost = forecast.micros(USUAL_GROUPS) * reputation * load * ours * outrun * guess;
-    let mut spread = blake3::Hasher::new();
-    spread.update(&id.0).update(&source.peer.to_bytes());
-    let [a, b, c, d, e, f, g, h, ..] = *spread.finalize().as_bytes();
-    Place {
-        open: match stand {
-            Stand::Open(until) => Some(until),
-            Stand::Closed | Stand::HalfOpen => None,
-        },
-        failing: stand == Stand::HalfOpen || entry.breaker.failing(),
-        unbound: source.seeder_score.is_none(),
-        cost: steps(cost),
-        spread: [a, b, c, d, e, f, g, h],
     }
 }
 

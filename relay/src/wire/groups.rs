@@ -164,9 +164,22 @@ impl Body {
 
 impl AsyncStreamReader for Body {
     async fn read_bytes(&mut self, len: usize) -> io::Result<Bytes> {
-        let mut bytes = BytesMut::zeroed(len);
-        let filled = self.fill(&mut bytes).await?;
-        bytes.truncate(filled);
+        let mut bytes = BytesMut::new();
+        while bytes.len() < len {
+            match self.piece(len - bytes.len()).await {
+                Ok(None) => break,
+                // What comes in one piece stays one.
+                Ok(Some(piece)) if bytes.is_empty() && piece.len() == len => return Ok(piece),
+                Ok(Some(piece)) => {
+                    bytes.reserve(len - bytes.len());
+                    bytes.extend_from_slice(&piece);
+                }
+                Err(error) => {
+                    self.failed = Some(error);
+                    return Err(io::ErrorKind::Other.into());
+                }
+            }
+        }
         Ok(bytes.freeze())
     }
 
