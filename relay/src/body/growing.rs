@@ -34,7 +34,11 @@ enum State {
     Unknown,
     Arriving(Arriving),
     Whole(Arc<Whole>),
-    Failed(FillError),
+    Failed {
+        error: FillError,
+        /// What readers were told of the length by then.
+        len: Option<u32>,
+    },
 }
 
 /// Takes the blob's length, 0.4 % of it for nodes, and 33 bytes of table for each group: at most
@@ -103,7 +107,7 @@ impl Growing {
                 result = Err(Dispute { claimed: arriving.len, begun: arriving.came > 0 });
                 false
             }
-            State::Arriving(_) | State::Whole(_) | State::Failed(_) => false,
+            State::Arriving(_) | State::Whole(_) | State::Failed { .. } => false,
         });
         result
     }
@@ -124,7 +128,7 @@ impl Growing {
     pub(crate) fn put(&self, group: Group, nodes: &[Node]) -> bool {
         self.state.send_if_modified(|state| match state {
             State::Arriving(arriving) => arriving.put(group, nodes),
-            State::Unknown | State::Whole(_) | State::Failed(_) => false,
+            State::Unknown | State::Whole(_) | State::Failed { .. } => false,
         })
     }
 
@@ -138,7 +142,7 @@ impl Growing {
         match &*self.state.borrow() {
             State::Arriving(arriving) => Some((arriving.came, group_count(arriving.len))),
             State::Whole(whole) => Some((group_count(whole.len()), group_count(whole.len()))),
-            State::Unknown | State::Failed(_) => None,
+            State::Unknown | State::Failed { .. } => None,
         }
     }
 
@@ -148,7 +152,7 @@ impl Growing {
     pub(crate) fn missing(&self, from: u32) -> Option<(u32, u32)> {
         match &*self.state.borrow() {
             State::Arriving(arriving) => arriving.missing(from).or_else(|| arriving.missing(0)),
-            State::Unknown | State::Whole(_) | State::Failed(_) => None,
+            State::Unknown | State::Whole(_) | State::Failed { .. } => None,
         }
     }
 
@@ -158,7 +162,7 @@ impl Growing {
         let whole = match &*self.state.borrow() {
             State::Arriving(arriving) => Arc::new(arriving.join(self.id)?),
             State::Whole(whole) => return Some(Arc::clone(whole)),
-            State::Unknown | State::Failed(_) => return None,
+            State::Unknown | State::Failed { .. } => return None,
         };
         self.whole(Arc::clone(&whole));
         Some(whole)
@@ -166,19 +170,19 @@ impl Growing {
 
     /// The blob is there, from elsewhere than groups that were put in.
     pub(crate) fn whole(&self, whole: Arc<Whole>) {
-        self.end(State::Whole(whole));
+        self.end(|_| State::Whole(whole));
     }
 
     /// Nothing more will come. Does nothing once the blob is whole.
     pub(crate) fn fail(&self, error: FillError) {
-        self.end(State::Failed(error));
+        self.end(|len| State::Failed { error, len });
     }
 
-    fn end(&self, end: State) {
+    fn end(&self, end: impl FnOnce(Option<u32>) -> State) {
         self.state.send_if_modified(|state| {
             let unfinished = matches!(state, State::Unknown | State::Arriving(_));
             if unfinished {
-                *state = end;
+                *state = end(state.len());
             }
             unfinished
         });
@@ -190,7 +194,8 @@ impl State {
         match self {
             Self::Arriving(arriving) => Some(arriving.len),
             Self::Whole(whole) => Some(whole.len()),
-            Self::Unknown | Self::Failed(_) => None,
+            Self::Failed { len, .. } => *len,
+            Self::Unknown => None,
         }
     }
 }
@@ -275,11 +280,11 @@ impl Follower {
             .wait_for(|state| match state {
                 State::Unknown => false,
                 State::Arriving(arriving) => arriving.came > 0,
-                State::Whole(_) | State::Failed(_) => true,
+                State::Whole(_) | State::Failed { .. } => true,
             })
             .await;
         match begun.as_deref() {
-            Ok(State::Failed(error)) => Err(*error),
+            Ok(State::Failed { error, .. }) => Err(*error),
             Ok(state) => state.len().ok_or(FillError::Stopped),
             Err(_) => Err(FillError::Stopped),
         }
@@ -296,7 +301,7 @@ impl Follower {
         room
     }
 
-    /// Length of the blob as far as it is known; 0 when the fill has failed.
+    /// Length of the blob as far as it is known, 0 before that.
     pub(super) fn len(&self) -> u32 {
         self.0.len().unwrap_or(0)
     }
@@ -311,7 +316,7 @@ impl Follower {
                 State::Arriving(arriving) => {
                     arriving.group(first).is_some() || first >= group_count(arriving.len)
                 }
-                State::Whole(_) | State::Failed(_) => true,
+                State::Whole(_) | State::Failed { .. } => true,
             })
             .await;
         match there.as_deref() {
@@ -321,7 +326,7 @@ impl Follower {
             Ok(State::Whole(whole)) => {
                 Ok((first..end).map_while(|index| whole.group(index)).collect())
             }
-            Ok(State::Failed(error)) => Err(*error),
+            Ok(State::Failed { error, .. }) => Err(*error),
             Ok(State::Unknown) | Err(_) => Err(FillError::Stopped),
         }
     }
@@ -333,7 +338,7 @@ impl Follower {
                 node.as_ref().map(|node| Bytes::copy_from_slice(node))
             }
             State::Whole(whole) => whole.outboard.node(at),
-            State::Unknown | State::Failed(_) => None,
+            State::Unknown | State::Failed { .. } => None,
         }
     }
 }
@@ -413,6 +418,8 @@ mod tests {
         growing.fail(reason);
         assert_eq!(follower.groups(1, 3).now_or_never(), Some(Err(reason)));
         assert_eq!(follower.begun().now_or_never(), Some(Err(reason)));
+        // Who was told of the length can still say what of the blob it cannot give.
+        assert_eq!(follower.len(), 40_000);
     }
 
     #[test]

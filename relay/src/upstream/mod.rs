@@ -180,6 +180,9 @@ impl Upstream {
         metrics: Metrics,
     ) -> Self {
         let super_nodes = candidates::by_peer(&config.super_nodes);
+        for outcome in ["asked", "won", "lost"] {
+            metrics.hedges_total.with_label_values(&[outcome]);
+        }
         let schedule = Schedule::new(config.health.clone(), &super_nodes, Instant::now());
         Self {
             us,
