@@ -7,7 +7,7 @@
 use crate::{
     Failure, Outcome, Outcomes,
     node::{Node, config, noise, threads},
-    stats::{median, quantile, rounded},
+    stats::{median, quantile, real, rounded},
 };
 use nsn_relay::{
     BlobId, Source,
@@ -96,7 +96,7 @@ fn spread(values: &mut [f64]) -> serde_json::Value {
 }
 
 pub(crate) fn run(quick: bool) -> Outcomes {
-    let rounds = if quick { 20 } else { 150 };
+    let rounds = if quick { 20 } else { 60 };
     let (serving, viewing) = (threads("service")?, threads("viewers")?);
     // In each round a shard for each: warm and cold, by the relay and directly.
     let bytes = noise(4 * rounds * SHARD, 11);
@@ -208,8 +208,7 @@ pub(crate) fn coalesce(quick: bool) -> Outcomes {
         relay.stop().await?;
         far.origin.stop().await
     })?;
-    #[allow(clippy::cast_precision_loss, reason = "a few")]
-    let value = most as f64;
+    let value = real(most);
     let detail =
         json!({ "viewers": viewers, "shards": rounds, "last_viewer_ms": spread(&mut last) });
     Ok(vec![Outcome {
@@ -263,6 +262,10 @@ async fn killed(relay: &Node, far: &[Far], id: BlobId, bytes: &[u8]) -> Result<f
     let dialler = dialler()?;
     let connection = dialler.connect(relay.address, CONNECT).await?;
     let served = |far: &Far| far.origin.metrics.viewer_connections.get();
+    // Connections of the last round end a moment later.
+    while far.iter().any(|far| served(far) > 0) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     let mut groups = get_groups(&connection, id, None, true, PATIENCE).await?;
     let (mut got, mut longest, mut last) = (Vec::new(), Duration::ZERO, Instant::now());
     let mut killed = None;

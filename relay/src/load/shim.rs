@@ -28,7 +28,7 @@ const PEERS: usize = 1024;
 pub struct Link {
     /// How much later they arrive.
     pub delay: Duration,
-    /// Bytes a second that it carries; `None` for any number.
+    /// Bytes a second that it carries for each peer; `None` for any number.
     pub rate: Option<u64>,
     /// Bytes that wait at most where the rate is too low for what comes; the rest is dropped.
     pub queue: u64,
