@@ -18,19 +18,15 @@ impl Partial {
         Some((at, u64::from(self.len?)))
     }
 
+    /// Whether the blob was said to be of another length when its beginning came.
+    pub(super) fn disputes(&self, total: u32) -> bool {
+        self.len.is_some_and(|len| len != total)
+    }
+
     /// Reads what was missing, as it arrives, and gives the whole blob.
     pub(super) async fn read(&mut self, groups: Groups) -> Result<Bytes, ExchangeError> {
         let total = groups.span().total();
-        if self.len != Some(total) {
-            // Nobody has proved how long the blob is. What has come stays right, but where to go on
-            // is a question of the length: the first length was wrong, or this one is.
-            self.forget();
-            self.len = Some(total);
-            if groups.span().first() > 0 {
-                let length = u64::from(groups.span().bytes());
-                return Err(ExchangeError::Promise { length, total: u64::from(total) });
-            }
-        }
+        self.len = Some(total);
         let capacity = usize::try_from(total).unwrap_or(0);
         self.bytes.reserve(capacity.saturating_sub(self.bytes.len()));
         let mut groups = groups;

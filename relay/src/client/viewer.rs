@@ -13,7 +13,7 @@ use crate::{
 };
 use bytes::Bytes;
 use codec::DecodeAll;
-use libp2p::identity::Keypair;
+use libp2p::{PeerId, identity::Keypair};
 use std::{
     collections::HashSet,
     io,
@@ -141,10 +141,14 @@ impl Viewer {
         partial: &mut Partial,
     ) -> Result<(Bytes, Option<Source>), ViewError> {
         let groups = match self.open_at(address, id, partial.missing()).await {
+            // Nobody has proved how long the blob is: who said so before was wrong, or this one is.
             Err(ViewError::Exchange(ExchangeError::Refused { code: Code::Range, .. }))
                 if partial.missing().is_some() =>
             {
-                // The service that named the blob's length before was wrong, or this one is.
+                partial.forget();
+                self.open_at(address, id, None).await?
+            }
+            Ok(groups) if partial.disputes(groups.span().total()) => {
                 partial.forget();
                 self.open_at(address, id, None).await?
             }
@@ -166,13 +170,9 @@ impl Viewer {
         }
     }
 
-    /// After a service at `from` has failed: whether another is to be asked at once.
-    fn take_detour(
-        &self,
-        from: Address,
-        error: &ViewError,
-        asked: &HashSet<libp2p::PeerId>,
-    ) -> bool {
+    /// After a service at `from` has failed: whether another is to be asked at once. It may be one that
+    /// was named, or from there the first one again.
+    fn take_detour(&self, from: Address, error: &ViewError, asked: &HashSet<PeerId>) -> bool {
         let instead = detour::instead(error, from.socket, asked);
         let taken = instead.map(|(address, wait)| {
             tracing::debug!("{} names another; asking {address}", from.peer);
@@ -184,7 +184,7 @@ impl Viewer {
         if taken.is_some() || back {
             *detour = taken;
         }
-        taken.is_some()
+        taken.is_some() || back
     }
 
     async fn connection(&self, address: Address) -> Result<quinn::Connection, DialError> {
