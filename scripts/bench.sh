@@ -4,7 +4,7 @@
 #
 #   scripts/bench.sh [GROUP] [NAME ...] [--quick] [--compare FILE]
 #
-#   GROUP           chain, overlay, dht, or all; the default is all
+#   GROUP           chain, overlay, dht, relay, or all; the default is all
 #   NAME            only the benchmarks whose name begins with one of these, such as chain.feed
 #   --quick         smaller numbers of everything, under two minutes a group
 #   --compare FILE  afterwards, on standard error, each number beside that of an earlier run
@@ -23,7 +23,8 @@ chain="nsn-node:chain:chain.feed,chain.snapshot,chain.slash_to_score_ms
     pallet-audits:liars:chain.liars nsn-runtime:report_weight:chain.report_block_weight"
 overlay="nsn-p2p:overlay:overlay."
 dht="nsn-p2p:dht:dht."
-groups="chain overlay dht"
+relay="nsn-relay:relay:relay."
+groups="chain overlay dht relay"
 
 # A number that became worse by more than this many percent is marked. Two runs on the same machine
 # differ by less.
@@ -38,11 +39,11 @@ names=()
 quick=()
 compare=
 [ $# -eq 0 ] || case "$1" in
-    chain | overlay | dht | all)
+    chain | overlay | dht | relay | all)
         group=$1
         shift
         ;;
-    nat | relay)
+    nat)
         say "there are no benchmarks of the group $1 yet; there are: $groups"
         exit 2
         ;;
@@ -59,7 +60,7 @@ while [ $# -gt 0 ]; do
             usage
             exit
             ;;
-        chain.* | overlay.* | dht.*) names+=("$1") ;;
+        chain.* | overlay.* | dht.* | relay.*) names+=("$1") ;;
         *)
             say "no benchmark and no option is named $1"
             usage >&2

@@ -7,6 +7,7 @@
 use crate::{
     Config,
     announce::{self, Announcer},
+    body::Memory,
     cache::{self, Cache},
     content::publish::{self, PublishError, Published},
     error::RunError,
@@ -15,9 +16,10 @@ use crate::{
     lookup::{Lookup, RelaySide},
     metrics::Metrics,
     server::{self, Server},
+    standing::{Others, Standing},
     store::{Disk, FolderLock, Origin},
     transport,
-    upstream::{Directory, Memory, Pool, Record, Upstream},
+    upstream::{Directory, Pool, Record, Upstream},
 };
 use libp2p::identity::Keypair;
 use std::sync::Arc;
@@ -32,6 +34,8 @@ pub struct Driver {
     pub(crate) config: Config,
     pub(crate) identity: Keypair,
     pub(crate) directory: Arc<dyn Directory>,
+    pub(crate) standing: Arc<dyn Standing>,
+    pub(crate) others: Others,
     pub(crate) metrics: Metrics,
     pub(crate) disk: Disk,
     pub(crate) tls: quinn::ServerConfig,
@@ -51,6 +55,7 @@ pub struct Driver {
 enum Part {
     Server,
     Fills,
+    Health,
     Announcer,
     Publisher,
     Cache,
@@ -61,6 +66,7 @@ impl Part {
         match self {
             Self::Server => "server",
             Self::Fills => "fills",
+            Self::Health => "health checks",
             Self::Announcer => "announcer",
             Self::Publisher => "publisher",
             Self::Cache => "cache",
@@ -143,8 +149,8 @@ impl Driver {
             Pool::new(endpoint, self.identity.clone(), config.pool.clone(), config.max_connections);
         let us = self.identity.public().to_peer_id();
         let directory = Arc::clone(&self.directory);
-        let metrics = self.metrics.clone();
-        Ok(Arc::new(Upstream::new(us, directory, pool, config.clone(), metrics)))
+        let (others, metrics) = (self.others.clone(), self.metrics.clone());
+        Ok(Arc::new(Upstream::new(us, directory, others, pool, config.clone(), metrics)))
     }
 
     fn spawn(
@@ -165,6 +171,11 @@ impl Driver {
 
         let mut relay = None;
         if let Some((upstream, cache)) = upstream {
+            let checks = Arc::clone(&upstream).watch_health(stop_rest.clone());
+            tasks.spawn(async move {
+                checks.await;
+                Part::Health
+            });
             let deps = fill::Deps {
                 upstream,
                 cache: Arc::clone(&cache),
@@ -209,7 +220,14 @@ impl Driver {
             fill_wait: config.server.fill_wait,
             metrics: self.metrics.clone(),
         };
-        let server = Server::new(endpoint, lookup, config.server, self.metrics, self.withhold);
+        let deps = server::Deps {
+            lookup,
+            standing: self.standing,
+            others: self.others,
+            metrics: self.metrics,
+            withhold: self.withhold,
+        };
+        let server = Server::new(endpoint, config.server, deps);
         let running = server.run(stop_server.clone());
         let server = tasks.spawn(async move {
             running.await;

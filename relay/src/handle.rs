@@ -9,10 +9,11 @@ use crate::{
     },
     fill::Fills,
     metrics::Metrics,
+    standing::Others,
     store::{Content, Origin, OriginStatus},
     upstream::Record,
 };
-use libp2p::PeerId;
+use libp2p::{Multiaddr, PeerId};
 use serde::Serialize;
 use std::{net::SocketAddr, sync::Arc};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -34,6 +35,7 @@ pub(crate) struct Shared {
     pub(crate) max_connections: u32,
     pub(crate) phase: watch::Receiver<Phase>,
     pub(crate) publishes: mpsc::Sender<Publish>,
+    pub(crate) others: Others,
 }
 
 /// A publish that was asked for.
@@ -159,6 +161,12 @@ impl Relay {
                 fills_in_flight: fills.in_flight(),
             }),
         }
+    }
+
+    /// Names other relays, the best first, to which viewers are sent when there is too much to do
+    /// here, or when this one goes down. At most 8 are told; none to begin with.
+    pub fn set_others(&self, relays: &[Multiaddr]) {
+        self.shared.others.set(relays);
     }
 
     /// How busy it is: connections by what it may have, 0 none to 255 all. In steps of 16, so that

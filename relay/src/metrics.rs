@@ -17,8 +17,23 @@ pub struct Metrics {
     pub cache_misses_total: Counter<U64>,
     /// Blobs asked of other nodes, however many viewers wait for one.
     pub upstream_fetches_total: Counter<U64>,
+    /// From asking a source to its first verified group.
+    pub upstream_first_group_seconds: Histogram,
+    /// Second sources asked beside a slow one, by `outcome`: `asked`; and what became of it, `won` if
+    /// it delivered, `lost` if another did.
+    pub hedges_total: CounterVec<U64>,
+    /// Blobs that another source went on with, at the byte where one failed or fell silent.
+    pub failovers_total: Counter<U64>,
+    /// Sources that are not asked for a while.
+    pub breakers_open: Gauge<U64>,
+    /// Sources that answered when they were last asked whether they do.
+    pub p2p_peers: Gauge<U64>,
+    /// Questions whether a source answers that had no answer.
+    pub health_check_failures_total: Counter<U64>,
     /// Single attempts at a source that failed, by `reason`.
     pub upstream_failures_total: CounterVec<U64>,
+    /// Fills that stopped because every viewer had left.
+    pub fills_abandoned_total: Counter<U64>,
     /// Blobs evicted to make room.
     pub cache_evictions_total: Counter<U64>,
     /// Blobs found in the relay's cache, by `tier`: `memory` or `disk`.
@@ -60,6 +75,10 @@ pub struct Metrics {
     pub upstream_fetch_latency_seconds: Histogram,
     /// From asking for a disk operation to its turn.
     pub disk_wait_seconds: Histogram,
+    /// From a request to the first byte of its body.
+    pub first_byte_seconds: Histogram,
+    /// Connections that had to prove their address first.
+    pub address_checks_total: Counter<U64>,
     /// Requests and connections refused, by `reason`.
     pub refusals_total: CounterVec<U64>,
     /// Blobs found damaged, by `place`: `origin`, `cache` or `upstream`.
@@ -104,11 +123,32 @@ impl Metrics {
                 .counter("cache_misses_total", "Requests that the cache could not answer")?,
             upstream_fetches_total: make
                 .counter("upstream_fetches_total", "Blobs asked of other nodes")?,
+            upstream_first_group_seconds: make.histogram(
+                "upstream_first_group_seconds",
+                "From asking a source to its first verified group",
+            )?,
+            hedges_total: make.counters(
+                "hedges_total",
+                "Second sources asked beside a slow one",
+                "outcome",
+            )?,
+            failovers_total: make.counter(
+                "failovers_total",
+                "Blobs that another source went on with in the middle",
+            )?,
+            breakers_open: make.gauge("breakers_open", "Sources not asked for a while")?,
+            p2p_peers: make.gauge("p2p_peers", "Sources that answer")?,
+            health_check_failures_total: make.counter(
+                "health_check_failures_total",
+                "Health checks of a source without an answer",
+            )?,
             upstream_failures_total: make.counters(
                 "upstream_failures_total",
                 "Attempts at a source that failed",
                 "reason",
             )?,
+            fills_abandoned_total: make
+                .counter("fills_abandoned_total", "Fills stopped because every viewer had left")?,
             cache_evictions_total: make
                 .counter("cache_evictions_total", "Blobs evicted to make room")?,
             cache_tier_hits_total: make.counters(
@@ -155,6 +195,12 @@ impl Metrics {
             )?,
             disk_wait_seconds: make
                 .histogram("disk_wait_seconds", "From asking for a disk operation to its turn")?,
+            first_byte_seconds: make
+                .histogram("first_byte_seconds", "From a request to the first byte of its body")?,
+            address_checks_total: make.counter(
+                "address_checks_total",
+                "Connections that had to prove their address first",
+            )?,
             refusals_total: make.counters(
                 "refusals_total",
                 "Requests and connections refused",

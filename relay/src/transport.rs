@@ -1,19 +1,25 @@
 //! Sockets, TLS and QUIC settings, for both sides of a shard connection.
 //!
 //! Certificates carry the libp2p TLS extension, so a connection proves the `PeerId` of both ends.
-//! The crypto provider is named explicitly (aws-lc-rs, inside `libp2p_tls`), and session keys are
+//! The crypto provider is named explicitly (aws-lc-rs, inside `libp2p_tls` too), and session keys are
 //! never logged.
+
+mod tls;
+
+pub use tls::Cipher;
 
 use crate::{server, wire::ALPN};
 use libp2p::{PeerId, identity::Keypair};
 use quinn::{
-    Connection, Endpoint, EndpointConfig, IdleTimeout, TokioRuntime, TransportConfig, VarInt,
+    AckFrequencyConfig, Connection, Endpoint, EndpointConfig, IdleTimeout, TokioRuntime,
+    TransportConfig, VarInt, congestion,
     crypto::{
         CryptoError, HmacKey,
         rustls::{QuicClientConfig, QuicServerConfig},
     },
 };
 use quinn_proto::HashedConnectionIdGenerator;
+use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::{
     io,
@@ -31,6 +37,53 @@ pub enum TlsError {
     /// The provider lacks the suite that QUIC begins with.
     #[error("the TLS library lacks the cipher suite that QUIC begins with")]
     Suite(#[from] quinn::crypto::rustls::NoInitialCipherSuite),
+    /// The TLS library does not take the key or the suites.
+    #[error("TLS cannot be set up")]
+    Setup(#[from] rustls::Error),
+}
+
+/// How fast a sender goes, and what makes it slow down.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Congestion {
+    /// CUBIC (RFC 9438): gives way when packets are lost.
+    #[default]
+    Cubic,
+    /// BBR, as far as quinn has it, which calls it experimental: goes by what is delivered.
+    Bbr,
+    /// New Reno (RFC 9002).
+    NewReno,
+}
+
+/// Settings of QUIC itself, for connections that this node accepts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Quic {
+    /// The cipher: `auto`, `aes128` or `chacha20`. Default `auto`: AES-128-GCM where the processor
+    /// has instructions for it.
+    pub cipher: Cipher,
+    /// Congestion control: `cubic`, `bbr` or `new_reno`. Default `cubic`.
+    pub congestion: Congestion,
+    /// Bytes of the first packets' payload, before a path has shown that it carries more: 1,200 to
+    /// 1,472. Default 1,200, which every path carries.
+    pub initial_mtu: u16,
+    /// Whether the system cuts packets (GSO), several for one call. Default true.
+    pub segmentation_offload: bool,
+    /// Packets for which a viewer sends one acknowledgement, if it can be asked to; 0 leaves that to
+    /// the viewer, which then sends one for every second packet. Default 0.
+    pub packets_per_ack: u32,
+}
+
+impl Default for Quic {
+    fn default() -> Self {
+        Self {
+            cipher: Cipher::Auto,
+            congestion: Congestion::Cubic,
+            initial_mtu: 1200,
+            segmentation_offload: true,
+            packets_per_ack: 0,
+        }
+    }
 }
 
 /// What the server's endpoint needs.
@@ -38,7 +91,7 @@ pub(crate) fn server_config(
     identity: &Keypair,
     config: &server::Config,
 ) -> Result<quinn::ServerConfig, TlsError> {
-    let mut tls = libp2p_tls::make_server_config(identity)?;
+    let mut tls = tls::server(identity, config.quic.cipher)?;
     tls.alpn_protocols = vec![ALPN.to_vec()];
     tls.key_log = Arc::new(rustls::NoKeyLog {});
     // Viewers make a new certificate for each connection and resume nothing.
@@ -66,7 +119,26 @@ fn server_transport(config: &server::Config) -> TransportConfig {
         // Unacknowledged bytes of one connection. They are slices of bodies that count against
         // `server.body_memory` until acknowledged, so this bounds one viewer and not the whole.
         .send_window(config.send_window)
-        .max_idle_timeout(idle(config.idle_timeout));
+        .max_idle_timeout(idle(config.idle_timeout))
+        .initial_mtu(config.quic.initial_mtu)
+        .enable_segmentation_offload(config.quic.segmentation_offload);
+    match config.quic.congestion {
+        Congestion::Cubic => {
+            transport.congestion_controller_factory(Arc::new(congestion::CubicConfig::default()))
+        }
+        Congestion::Bbr => {
+            transport.congestion_controller_factory(Arc::new(congestion::BbrConfig::default()))
+        }
+        Congestion::NewReno => {
+            transport.congestion_controller_factory(Arc::new(congestion::NewRenoConfig::default()))
+        }
+    };
+    if config.quic.packets_per_ack > 0 {
+        let mut acks = AckFrequencyConfig::default();
+        // The threshold is how many packets go by without one.
+        acks.ack_eliciting_threshold(VarInt::from_u32(config.quic.packets_per_ack - 1));
+        transport.ack_frequency_config(Some(acks));
+    }
     transport
 }
 
@@ -189,7 +261,11 @@ impl HmacKey for ResetKey {
 pub(crate) fn dialling_endpoint(buffer: usize) -> io::Result<Endpoint> {
     let any_v6 = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0));
     let any_v4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
-    let socket = socket(any_v6, buffer).or_else(|_| socket(any_v4, buffer))?;
+    endpoint(socket(any_v6, buffer).or_else(|_| socket(any_v4, buffer))?)
+}
+
+/// An endpoint on `socket` that only dials.
+pub(crate) fn endpoint(socket: UdpSocket) -> io::Result<Endpoint> {
     Endpoint::new(EndpointConfig::default(), None, socket, Arc::new(TokioRuntime))
 }
 

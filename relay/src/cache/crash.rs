@@ -4,11 +4,12 @@
 //! its second, and so on to the end. Before and after each thing that it does, the child notes which
 //! blobs have to be there whatever happens. After each kill the cache is opened again.
 
-use super::*;
+use super::{tests::whole, *};
 use crate::{
     store::{self, Disk},
     tests::world,
 };
+use bytes::Bytes;
 use nix::sys::signal::{Signal, raise};
 use std::{
     fs,
@@ -74,7 +75,7 @@ async fn child() {
     for n in 0..7 {
         let (id, bytes) = blob(n);
         notes.must((n + 1).saturating_sub(FIT)..n);
-        cache.admit(id, bytes, None).await.kept.unwrap();
+        cache.admit(whole(id, bytes)).await.kept.unwrap();
         notes.must((n + 1).saturating_sub(FIT)..=n);
     }
     cache.pin(blob(4).0).await.unwrap();
@@ -87,7 +88,7 @@ async fn child() {
     let name = id.to_string();
     fs::write(folder.join("relay").join(&name[..2]).join(&name), vec![0; LEN]).unwrap();
     assert!(cache.read(id).await.is_none());
-    cache.admit(id, bytes, None).await.kept.unwrap();
+    cache.admit(whole(id, bytes)).await.kept.unwrap();
     notes.must(4..=6);
     cache.unpin(blob(4).0).await;
     cache.save().await;
@@ -111,7 +112,7 @@ async fn held_after(folder: &Path) -> Vec<u64> {
     assert_eq!(fs::read_dir(folder.join("relay/tmp")).unwrap().count(), 0);
     // And it takes what comes.
     let (id, bytes) = blob(100);
-    cache.admit(id, bytes.clone(), None).await.kept.unwrap();
+    cache.admit(whole(id, bytes.clone())).await.kept.unwrap();
     assert_eq!(cache.read(id).await, Some(bytes));
     held
 }

@@ -4,11 +4,12 @@
 //! and gives the turn away before and after it, so shuttle decides what happens between any two
 //! operations and at every lock that is waited for.
 
-use super::*;
+use super::{tests::whole, *};
 use crate::{
     store::{self, Disk},
     tests::world,
 };
+use bytes::Bytes;
 use shuttle::future::{JoinHandle, block_on, spawn};
 use std::{fs, path::Path};
 
@@ -54,7 +55,7 @@ fn tasks(cache: &Arc<Cache>, root: &Path) -> Vec<JoinHandle<()>> {
             let (id, bytes) = blob(what % 3);
             match what {
                 0..=3 => {
-                    let _ = cache.admit(id, bytes, None).await;
+                    let _ = cache.admit(whole(id, bytes)).await;
                 }
                 4..=5 => {
                     if let Some(read) = cache.read(id).await {

@@ -6,25 +6,9 @@
 //! was used again since it came is safe from what was not.
 
 use super::policy::cost;
-use crate::{content::BlobId, wire::Outboard};
-use bytes::Bytes;
+use crate::{body::Whole, content::BlobId};
 use lru::LruCache;
 use std::sync::Arc;
-
-/// A blob in memory. Whoever holds one can read it, also when the tier has given it up.
-#[derive(Debug)]
-pub(crate) struct Whole {
-    pub(crate) id: BlobId,
-    pub(crate) bytes: Bytes,
-    pub(crate) outboard: Outboard,
-}
-
-impl Whole {
-    /// Its length in bytes.
-    pub(crate) fn len(&self) -> u32 {
-        u32::try_from(self.bytes.len()).unwrap_or(u32::MAX)
-    }
-}
 
 /// What an entry takes besides bytes and nodes: list, table, handles.
 const ENTRY: u64 = 300;
@@ -128,12 +112,12 @@ impl Memory {
 
     /// Keeps a blob; the least recently used make room. Gives how many.
     pub(super) fn insert(&mut self, whole: Arc<Whole>, now: u32) -> u64 {
-        if !self.takes(whole.len()) || self.len_of(whole.id).is_some() {
+        if !self.takes(whole.len()) || self.len_of(whole.id()).is_some() {
             return 0;
         }
         let kept = Kept { whole, since: now };
         self.recent_bytes += kept.size();
-        self.recent.put(kept.whole.id, kept);
+        self.recent.put(kept.whole.id(), kept);
         let mut gone = 0;
         while self.bytes() > self.capacity {
             if let Some((_, kept)) = self.recent.pop_lru() {
@@ -168,12 +152,14 @@ impl Memory {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::Outboard;
+    use bytes::Bytes;
     use proptest::prelude::*;
 
     fn whole(n: u8, len: usize) -> Arc<Whole> {
         let bytes = Bytes::from(vec![n; len]);
         let outboard = Outboard::of(&bytes).unwrap();
-        Arc::new(Whole { id: outboard.root(), bytes, outboard })
+        Arc::new(Whole::new(outboard.root(), bytes, outboard).unwrap())
     }
 
     fn room(blobs: u64, len: u64) -> u64 {
@@ -186,12 +172,12 @@ mod tests {
         let used: Vec<_> = (0..8).map(|n| whole(n, 1000)).collect();
         for blob in &used {
             memory.insert(Arc::clone(blob), 0);
-            assert!(memory.get(blob.id, 0).is_some());
+            assert!(memory.get(blob.id(), 0).is_some());
         }
         for n in 100..200 {
             memory.insert(whole(n, 1000), 0);
         }
-        assert!(used.iter().all(|blob| memory.len_of(blob.id) == Some(1000)));
+        assert!(used.iter().all(|blob| memory.len_of(blob.id()) == Some(1000)));
         assert_eq!(memory.bytes(), room(10, 1000));
     }
 
@@ -212,7 +198,7 @@ mod tests {
         let (small, large) = (whole(1, 1000), whole(2, 1001));
         assert_eq!(memory.insert(Arc::clone(&small), 0), 0);
         assert_eq!(memory.insert(Arc::clone(&large), 0), 0);
-        assert_eq!((memory.len_of(small.id), memory.len_of(large.id)), (Some(1000), None));
+        assert_eq!((memory.len_of(small.id()), memory.len_of(large.id())), (Some(1000), None));
     }
 
     #[test]
@@ -220,8 +206,8 @@ mod tests {
         let mut memory = Memory::new(room(2, 1000), 1000, 60);
         let blob = whole(1, 1000);
         memory.insert(Arc::clone(&blob), 100);
-        assert!(memory.get(blob.id, 159).is_some());
-        assert!(memory.get(blob.id, 160).is_none());
+        assert!(memory.get(blob.id(), 159).is_some());
+        assert!(memory.get(blob.id(), 160).is_none());
         assert_eq!(memory.bytes(), 0);
     }
 
@@ -237,7 +223,7 @@ mod tests {
                 match (op, ids[slot]) {
                     (0, _) | (_, None) => {
                         let blob = whole(n, len);
-                        ids[slot] = Some(blob.id);
+                        ids[slot] = Some(blob.id());
                         memory.insert(blob, 0);
                     }
                     (1, Some(id)) => { memory.get(id, 0); }

@@ -48,18 +48,16 @@ pub use config::Config;
 pub use explain::{Explanation, Tier};
 pub use index::{Bounds, Index, PinError, Refused, Use};
 pub use log::Event;
-pub(crate) use memory::Whole;
 pub use policy::{PolicyKind, Why};
 pub(crate) use runner::Runner;
 
 use crate::{
-    content::{BlobId, MAX_BLOB_LEN},
+    body::Whole,
+    content::BlobId,
     metrics::Metrics,
     store::{Files, FolderLock, OpenError, ReadError, Stored},
     sync::lock,
-    wire::Outboard,
 };
-use bytes::Bytes;
 use memory::Memory;
 use serde::Serialize;
 use size::Limits;
@@ -84,10 +82,6 @@ const PINS: &str = "pins";
 
 /// Blobs in memory that wait to be written: 64 of at most 16 MiB. What finds no place is not written.
 const PROMOTIONS: usize = 64;
-
-/// Up to this many bytes are hashed where the caller runs: less than 0.1 ms, about what handing them
-/// to another thread and back costs.
-const HASH_AT_ONCE: usize = 128 * 1024;
 
 /// The cache of a relay.
 pub struct Cache {
@@ -329,7 +323,7 @@ impl Cache {
     /// Counts a use of a blob that only memory has, and now and then has the runner offer it to the
     /// disk: at the second use of late, the fourth, the eighth.
     fn count_unwritten(&self, whole: &Arc<Whole>) {
-        let asked = lock(&self.index).ask(whole.id);
+        let asked = lock(&self.index).ask(whole.id());
         if asked > 1 && asked.is_power_of_two() {
             // A full queue is a busy disk, and there will be a next time.
             let _ = self.promotions.try_send(Arc::clone(whole));
@@ -373,7 +367,7 @@ impl Cache {
         }
         let _loading = Loading { cache: self, id };
         let bytes = stored.whole().await.ok()?;
-        let whole = Arc::new(Whole { id, bytes, outboard: stored.outboard().clone() });
+        let whole = Arc::new(Whole::new(id, bytes, stored.outboard().clone())?);
         self.keep_in_memory(&whole, now);
         Some(whole)
     }
@@ -385,43 +379,38 @@ impl Cache {
         self.metrics.cache_memory_bytes.set(memory.bytes());
     }
 
-    /// Reads a blob whole, verified; it counts as used now. `None` as for [`Self::find`].
-    pub async fn read(&self, id: BlobId) -> Option<Bytes> {
-        match self.find(id).await? {
-            Hit::Memory(whole) | Hit::Loaded(whole) => Some(whole.bytes.clone()),
-            Hit::File(stored) => match stored.whole().await {
-                Ok(bytes) => Some(bytes),
-                Err(ReadError::Io(_)) => None,
-                Err(ReadError::Missing | ReadError::Corrupt(_)) => {
-                    let stored = self.look_again(id, stored.len()).await?;
-                    stored.whole().await.ok()
-                }
-            },
-        }
+    /// Finds a blob and reads it whole, verified; it counts as used now. `None` as for [`Self::find`].
+    pub(crate) async fn whole(&self, id: BlobId) -> Option<Arc<Whole>> {
+        let stored = match self.find(id).await? {
+            Hit::Memory(whole) | Hit::Loaded(whole) => return Some(whole),
+            Hit::File(stored) => stored,
+        };
+        let bytes = match stored.whole().await {
+            Ok(bytes) => bytes,
+            Err(ReadError::Io(_)) => return None,
+            Err(ReadError::Missing | ReadError::Corrupt(_)) => {
+                self.look_again(id, stored.len()).await?.whole().await.ok()?
+            }
+        };
+        Whole::new(id, bytes, stored.outboard().clone()).map(Arc::new)
     }
 
-    /// Keeps a blob, whose `bytes` hash to `id`, and gives what was evicted for it. It is in memory
-    /// for a while in any case. When it is not kept on disk, that is as it was, but for what was
-    /// evicted. `outboard` is made if it is not given.
-    pub async fn admit(&self, id: BlobId, bytes: Bytes, outboard: Option<Outboard>) -> Admission {
-        let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-        let outboard = match outboard {
-            Some(outboard) => Some(outboard),
-            None => make_outboard(&bytes).await,
-        };
-        // What is no blob has none.
-        let Some(outboard) = outboard.filter(|_| len <= MAX_BLOB_LEN) else {
-            return AdmitError::Refused { refused: Refused::NoRoom, len }.into();
-        };
-        let whole = Arc::new(Whole { id, bytes, outboard });
+    #[cfg(test)]
+    pub(crate) async fn read(&self, id: BlobId) -> Option<bytes::Bytes> {
+        Some(self.whole(id).await?.bytes().clone())
+    }
+
+    /// Keeps a blob, and gives what was evicted for it. It is in memory for a while in any case. When it
+    /// is not kept on disk, that is as it was, but for what was evicted.
+    pub(crate) async fn admit(&self, whole: Arc<Whole>) -> Admission {
         self.keep_in_memory(&whole, now());
-        lock(&self.index).ask(id);
+        lock(&self.index).ask(whole.id());
         self.write(&whole).await
     }
 
     /// Writes a blob to disk, if it is worth what would have to go.
     async fn write(&self, whole: &Whole) -> Admission {
-        let (id, len) = (whole.id, whole.len());
+        let (id, len) = (whole.id(), whole.len());
         let Ok(_turn) = timeout(self.write_wait, self.writers.acquire()).await else {
             return AdmitError::Backlog(self.write_wait).into();
         };
@@ -443,7 +432,7 @@ impl Cache {
             self.delete(*victim).await;
         }
         let _order = self.stripe(id).lock().await;
-        let put = self.files.put(id, whole.bytes.clone(), Some(whole.outboard.clone()));
+        let put = self.files.put(id, whole.bytes().clone(), Some(whole.outboard().clone()));
         let kept = match put.await {
             Ok(()) => {
                 room.commit(id, !evicted.is_empty());
@@ -571,6 +560,12 @@ impl Cache {
         self.metrics.cache_utilization_percent.set(percent(index.bytes(), index.capacity()));
     }
 
+    /// Puts `faults` in the way of every step on disk from now on.
+    #[cfg(test)]
+    pub(crate) fn set_faults(&self, faults: Option<crate::store::Faults>) {
+        self.files.set_faults(faults);
+    }
+
     /// Lets nothing be written until what it gives is dropped.
     #[cfg(test)]
     pub(crate) async fn hold_writes(&self) -> tokio::sync::OwnedSemaphorePermit {
@@ -646,14 +641,6 @@ impl Drop for Room<'_> {
         index.release(self.len);
         self.cache.publish_size(&index);
     }
-}
-
-async fn make_outboard(bytes: &Bytes) -> Option<Outboard> {
-    if bytes.len() <= HASH_AT_ONCE {
-        return Outboard::of(bytes);
-    }
-    let bytes = bytes.clone();
-    tokio::task::spawn_blocking(move || Outboard::of(&bytes)).await.ok().flatten()
 }
 
 /// Seconds since 1970, by which blobs are dated.

@@ -1,8 +1,9 @@
 //! What the cache does by itself, as long as the service runs.
 
-use super::{Admission, Cache, Config, Whole, now};
+use super::{Admission, Cache, Config, now};
 use crate::{
     announce::Announcer,
+    body::Whole,
     content::{BlobId, ShardId},
     sync::lock,
     upstream::Record,
@@ -89,7 +90,7 @@ impl Runner {
         let Some(mut queue) = queue else { return std::future::pending().await };
         // The cache has the other end.
         while let Some(whole) = queue.recv().await {
-            let id = whole.id;
+            let id = whole.id();
             let Admission { evicted, kept } = self.cache.write(&whole).await;
             self.withdraw(evicted).await;
             if let Some(announcer) = self.announcer.as_ref().filter(|_| kept.is_ok()) {

@@ -4,7 +4,9 @@ use super::*;
 use crate::{
     store::{self, Disk, Step},
     tests::world,
+    wire::Outboard,
 };
+use bytes::Bytes;
 use std::{fs, path::Path};
 
 fn cache(root: &Path, capacity: u64) -> Cache {
@@ -31,6 +33,12 @@ fn blob(n: u8) -> (BlobId, Bytes) {
     (BlobId::of(&bytes), bytes)
 }
 
+/// A blob as it is when it was fetched.
+pub(super) fn whole(id: BlobId, bytes: Bytes) -> Arc<Whole> {
+    let outboard = Outboard::of(&bytes).unwrap();
+    Arc::new(Whole::new(id, bytes, outboard).unwrap())
+}
+
 fn on_disk(root: &Path) -> u64 {
     let folders = fs::read_dir(root).unwrap().map(|entry| entry.unwrap());
     folders
@@ -47,7 +55,7 @@ async fn files_on_disk_stay_under_the_bound_and_follow_the_index() {
     let _lock = cache.open().await.unwrap();
     for n in 0..20 {
         let (id, bytes) = blob(n);
-        let admission = cache.admit(id, bytes.clone(), None).await;
+        let admission = cache.admit(whole(id, bytes.clone())).await;
         assert!(admission.kept.is_ok());
         assert_eq!(admission.evicted.len(), usize::from(n >= 3));
         assert_eq!(cache.read(id).await, Some(bytes));
@@ -68,7 +76,7 @@ async fn a_restart_keeps_what_was_held_and_a_smaller_bound_evicts_the_oldest() {
         let _lock = cache.open().await.unwrap();
         for n in 0..5 {
             let (id, bytes) = blob(n);
-            cache.admit(id, bytes, None).await.kept.unwrap();
+            cache.admit(whole(id, bytes)).await.kept.unwrap();
             let name = id.to_string();
             let file = root.path().join(&name[..2]).join(&name);
             let age = Duration::from_secs(100 - u64::from(n));
@@ -89,13 +97,13 @@ async fn a_damaged_file_is_a_miss_and_forgotten() {
     let cache = cache(root.path(), 10_000);
     let _lock = cache.open().await.unwrap();
     let (id, bytes) = blob(1);
-    cache.admit(id, bytes.clone(), None).await.kept.unwrap();
+    cache.admit(whole(id, bytes.clone())).await.kept.unwrap();
     let name = id.to_string();
     fs::write(root.path().join(&name[..2]).join(&name), vec![2; 1000]).unwrap();
     assert_eq!(cache.read(id).await, None);
     assert_eq!((cache.len_of(id), cache.status().bytes), (None, 0));
     assert_eq!(cache.metrics.corrupt_blobs_total.with_label_values(&["cache"]).get(), 1);
-    cache.admit(id, bytes.clone(), None).await.kept.unwrap();
+    cache.admit(whole(id, bytes.clone())).await.kept.unwrap();
     assert_eq!(cache.read(id).await, Some(bytes));
 }
 
@@ -105,7 +113,7 @@ async fn a_file_that_the_disk_fails_to_read_is_a_counted_miss_and_kept() {
     let cache = cache(root.path(), 10_000);
     let _lock = cache.open().await.unwrap();
     let (id, bytes) = blob(1);
-    cache.admit(id, bytes.clone(), None).await.kept.unwrap();
+    cache.admit(whole(id, bytes.clone())).await.kept.unwrap();
     let name = id.to_string();
     let file = root.path().join(&name[..2]).join(&name);
     fs::remove_file(&file).unwrap();
@@ -124,17 +132,17 @@ async fn a_failed_write_gives_its_room_back_and_tells_what_was_evicted() {
     let cache = cache(root.path(), 1000);
     let _lock = cache.open().await.unwrap();
     let (victim, old) = blob(0);
-    cache.admit(victim, old, None).await.kept.unwrap();
+    cache.admit(whole(victim, old)).await.kept.unwrap();
     let (id, bytes) = blob(1);
     fs::remove_dir(root.path().join("tmp")).unwrap();
-    let failed = cache.admit(id, bytes.clone(), None).await;
+    let failed = cache.admit(whole(id, bytes.clone())).await;
     assert!(matches!(failed.kept, Err(AdmitError::Io(_))));
     assert_eq!((failed.evicted, cache.len_of(victim)), (vec![victim], None));
     fs::create_dir(root.path().join("tmp")).unwrap();
-    let admission = cache.admit(id, bytes, None).await;
+    let admission = cache.admit(whole(id, bytes)).await;
     assert!(admission.kept.is_ok() && admission.evicted.is_empty());
     let too_large = Bytes::from(vec![0; 1001]);
-    let refused = cache.admit(BlobId::of(&too_large), too_large, None).await;
+    let refused = cache.admit(whole(BlobId::of(&too_large), too_large)).await;
     assert!(matches!(
         refused.kept,
         Err(AdmitError::Refused { refused: Refused::NoRoom, len: 1001 })
@@ -151,7 +159,7 @@ async fn readers_and_writers_of_one_blob_at_once_never_lose_it() {
         let cache = &cache;
         async move {
             let (id, bytes) = blob(n % 4);
-            let _ = cache.admit(id, bytes.clone(), None).await;
+            let _ = cache.admit(whole(id, bytes.clone())).await;
             if let Some(read) = cache.read(id).await {
                 assert_eq!(read, bytes);
             }
@@ -187,7 +195,7 @@ async fn what_was_fetched_is_in_memory_and_after_a_restart_on_disk_until_it_is_a
     {
         let cache = made(root.path(), &config);
         let _lock = cache.open().await.unwrap();
-        cache.admit(id, bytes.clone(), None).await.kept.unwrap();
+        cache.admit(whole(id, bytes.clone())).await.kept.unwrap();
         assert_eq!(held(cache.find(id).await), "memory");
     }
     let cache = made(root.path(), &config);
@@ -195,7 +203,7 @@ async fn what_was_fetched_is_in_memory_and_after_a_restart_on_disk_until_it_is_a
     let Some(Hit::File(stored)) = cache.find(id).await else { panic!() };
     assert_eq!(stored.groups(0, 7).await.unwrap(), bytes);
     let Some(Hit::Loaded(whole)) = cache.find(id).await else { panic!() };
-    assert_eq!((&whole.bytes, whole.outboard.root()), (&bytes, id));
+    assert_eq!((whole.bytes(), whole.id()), (&bytes, id));
     assert_eq!(held(cache.find(id).await), "memory");
     let hits = |tier| cache.metrics.cache_tier_hits_total.with_label_values(&[tier]).get();
     assert_eq!((hits("disk"), hits("memory")), (2, 1));
@@ -210,9 +218,9 @@ async fn what_the_disk_does_not_take_is_served_from_memory() {
     let cache = made(root.path(), &config);
     let _lock = cache.open().await.unwrap();
     let (first, second) = (large(1), large(2));
-    cache.admit(first.0, first.1.clone(), None).await.kept.unwrap();
+    cache.admit(whole(first.0, first.1.clone())).await.kept.unwrap();
     cache.find(first.0).await.unwrap();
-    let refused = cache.admit(second.0, second.1.clone(), None).await;
+    let refused = cache.admit(whole(second.0, second.1.clone())).await;
     let unwanted = AdmitError::Refused { refused: Refused::Unwanted, len: 100_000 };
     assert_eq!(refused.kept.unwrap_err().to_string(), unwanted.to_string());
     assert_eq!(cache.read(second.0).await, Some(second.1.clone()));
@@ -223,7 +231,7 @@ async fn what_the_disk_does_not_take_is_served_from_memory() {
     let reasons = &cache.metrics.cache_admissions_refused_total;
     assert_eq!(reasons.with_label_values(&["unwanted"]).get(), 1);
     // It has been asked for twice by now, as the other one was: the third time it takes its place.
-    let admitted = cache.admit(second.0, second.1, None).await;
+    let admitted = cache.admit(whole(second.0, second.1)).await;
     assert_eq!((admitted.kept.is_ok(), admitted.evicted), (true, vec![first.0]));
     assert_eq!(cache.explain(second.0).why, Some(Why::Wanted));
     assert!(matches!(cache.explain(first.0).last, Some((Event::EvictedFor(_), _))));
@@ -235,10 +243,10 @@ async fn a_reader_reads_to_the_end_what_is_evicted_under_it() {
     let cache = made(root.path(), &Config { capacity: 150_000, ..config() });
     let _lock = cache.open().await.unwrap();
     let (id, bytes) = large(1);
-    cache.admit(id, bytes.clone(), None).await.kept.unwrap();
+    cache.admit(whole(id, bytes.clone())).await.kept.unwrap();
     let Some(Hit::File(stored)) = cache.find(id).await else { panic!() };
     let (other, more) = large(2);
-    assert_eq!(cache.admit(other, more, None).await.evicted, [id]);
+    assert_eq!(cache.admit(whole(other, more)).await.evicted, [id]);
     assert_eq!(cache.len_of(id), None);
     assert_eq!(stored.groups(0, 7).await.unwrap(), bytes);
 }
@@ -249,7 +257,7 @@ async fn a_group_that_went_bad_makes_the_next_reader_miss() {
     let cache = made(root.path(), &config());
     let _lock = cache.open().await.unwrap();
     let (id, bytes) = large(1);
-    cache.admit(id, bytes.clone(), None).await.kept.unwrap();
+    cache.admit(whole(id, bytes.clone())).await.kept.unwrap();
     let name = id.to_string();
     let mut damaged = bytes.to_vec();
     damaged[99_999] ^= 1;
@@ -273,7 +281,7 @@ async fn pins_survive_restarts_and_a_purge_takes_them_away() {
         assert_eq!(cache.pin(id).await, Err(PinError::NotHeld));
         for n in 1..=4 {
             let (id, bytes) = blob(n);
-            cache.admit(id, bytes, None).await.kept.unwrap();
+            cache.admit(whole(id, bytes)).await.kept.unwrap();
         }
         // A quarter of the cache.
         assert_eq!((cache.pin(id).await, cache.pin(blob(2).0).await), (Ok(()), Ok(())));
@@ -285,7 +293,7 @@ async fn pins_survive_restarts_and_a_purge_takes_them_away() {
     let _lock = cache.open().await.unwrap();
     for n in 10..40 {
         let (id, bytes) = blob(n);
-        cache.admit(id, bytes, None).await.kept.unwrap();
+        cache.admit(whole(id, bytes)).await.kept.unwrap();
     }
     assert_eq!(cache.read(id).await, Some(bytes));
     assert!(cache.explain(id).pinned);
@@ -307,7 +315,7 @@ async fn a_full_disk_makes_the_cache_smaller_down_to_its_floor_and_space_makes_i
     let _lock = cache.open().await.unwrap();
     for n in 0..8 {
         let (id, bytes) = blob(n);
-        cache.admit(id, bytes, None).await.kept.unwrap();
+        cache.admit(whole(id, bytes)).await.kept.unwrap();
     }
     assert_eq!(cache.fit_to(500).await, []);
     assert_eq!(cache.fit_to(100).await, [blob(0).0]);
@@ -332,7 +340,7 @@ async fn the_scrub_finds_what_went_bad_and_deletes_what_belongs_to_nothing() {
     let (bad, more) = large(2);
     let (stray, left) = large(3);
     for (id, bytes) in [(sound, &bytes), (bad, &more), (stray, &left)] {
-        cache.admit(id, bytes.clone(), None).await.kept.unwrap();
+        cache.admit(whole(id, bytes.clone())).await.kept.unwrap();
     }
     let file = |id: BlobId| root.path().join(&id.to_string()[..2]).join(id.to_string());
     fs::write(file(bad), vec![0; 100_000]).unwrap();
@@ -361,7 +369,7 @@ async fn what_is_too_old_is_a_miss_and_deleted() {
         let cache = made(root.path(), &config);
         let _lock = cache.open().await.unwrap();
         for (id, bytes) in [(id, bytes), (other, more)] {
-            cache.admit(id, bytes, None).await.kept.unwrap();
+            cache.admit(whole(id, bytes)).await.kept.unwrap();
             let old = SystemTime::now() - Duration::from_secs(3601);
             let file = fs::File::options().write(true).open(name(id)).unwrap();
             file.set_modified(old).unwrap();
@@ -387,7 +395,7 @@ async fn a_disk_that_is_full_or_broken_leaves_memory_to_serve_from() {
         _ => Ok(()),
     })));
     let (id, bytes) = large(1);
-    let failed = cache.admit(id, bytes.clone(), None).await;
+    let failed = cache.admit(whole(id, bytes.clone())).await;
     assert!(matches!(failed.kept, Err(AdmitError::Io(_))));
     assert_eq!(cache.read(id).await, Some(bytes));
     let failures = &cache.metrics.disk_write_failures_total;
@@ -405,13 +413,13 @@ async fn a_snapshot_brings_the_order_back_and_the_folder_has_the_last_word() {
         let _lock = cache.open().await.unwrap();
         for n in 0..5 {
             let (id, bytes) = blob(n);
-            cache.admit(id, bytes, None).await.kept.unwrap();
+            cache.admit(whole(id, bytes)).await.kept.unwrap();
         }
         cache.find(blob(1).0).await.unwrap();
         cache.save().await;
         fs::remove_file(file(blob(2).0)).unwrap();
         let (late, bytes) = blob(9);
-        cache.admit(late, bytes, None).await.kept.unwrap();
+        cache.admit(whole(late, bytes)).await.kept.unwrap();
     }
     {
         let cache = made(root.path(), &config);
@@ -438,9 +446,9 @@ async fn what_only_memory_has_and_is_asked_for_again_comes_to_the_disk() {
     let cache = Arc::new(made(root.path(), &config));
     let _lock = cache.open().await.unwrap();
     let (first, second) = (large(1), large(2));
-    cache.admit(first.0, first.1.clone(), None).await.kept.unwrap();
+    cache.admit(whole(first.0, first.1.clone())).await.kept.unwrap();
     cache.find(first.0).await.unwrap();
-    assert!(cache.admit(second.0, second.1, None).await.kept.is_err());
+    assert!(cache.admit(whole(second.0, second.1)).await.kept.is_err());
     let stop = tokio_util::sync::CancellationToken::new();
     let running = tokio::spawn(Runner::new(Arc::clone(&cache), None, &config).run(stop.clone()));
     // The disk is offered it at the second asking, which is as often as the other one was asked for, and

@@ -1,6 +1,6 @@
 //! Hits, misses, ranges, whole contents.
 
-use super::world::{Node, Puppet, Role, blob, config, impatient, noise, raw};
+use super::world::{Node, Puppet, Role, blob, config, honest, impatient, noise, raw};
 use crate::{
     BlobId, ContentId, ShardId, Source as Peer,
     cache::PolicyKind,
@@ -36,14 +36,14 @@ pub(super) fn serving(blobs: Vec<(BlobId, Vec<u8>)>, gate: Arc<Semaphore>) -> Pu
     Puppet::start(move |request, mut send| {
         let (blobs, gate) = (blobs.clone(), gate.clone());
         async move {
-            let Request::Get { id, .. } = request else { return };
+            let Request::Get { id, range, encoding, .. } = request else { return };
             gate.acquire().await.unwrap().forget();
-            let header = match blobs.get(&id) {
-                Some(bytes) => Response::ok(bytes.len() as u64, bytes.len() as u64, None),
-                None => Response::refusal(Code::NotFound),
+            let (header, body) = match blobs.get(&id) {
+                Some(bytes) => honest(bytes, range, encoding),
+                None => (Response::refusal(Code::NotFound), Vec::new()),
             };
             let _ = send.write_all(&encode_frame(&header).unwrap()).await;
-            let _ = send.write_all(blobs.get(&id).map_or(&[], |bytes| &bytes[..])).await;
+            let _ = send.write_all(&body).await;
             let _ = send.finish();
             let _ = send.stopped().await;
         }
