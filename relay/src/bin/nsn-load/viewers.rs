@@ -4,7 +4,7 @@ use crate::{
     Failure,
     args::{View, read_ids},
     choice::Zipf,
-    https::Https,
+    https::{self, Https},
     link::{Ask, Shard, Target, Trouble},
     player::Player,
     tally::{Count, Counts, Tally},
@@ -151,7 +151,8 @@ pub(crate) async fn run(
 /// Finds out what there is to watch.
 async fn target(args: &View) -> Result<Target, Failure> {
     let Some(address) = args.against else {
-        return Ok(Target::Https(Https::new(args.url.clone(), args.ca.as_deref())?));
+        let roots = https::roots(args.ca.as_deref())?;
+        return Ok(Target::Https(Https::new(args.url.clone(), roots)?));
     };
     let shards: Vec<Shard> = match (&args.content, &args.shards) {
         (Some(content), _) => {
