@@ -133,7 +133,7 @@ impl Https {
                 body.flow_control().release_capacity(piece.len()).map_err(lost)?;
             }
             let first_byte = first_byte.unwrap_or_else(|| began.elapsed());
-            Ok(Got { bytes, first_byte })
+            Ok(Got { bytes, first_byte, source: None })
         };
         // A whole file at once, so it gets longer than a piece would.
         let patience = PATIENCE.saturating_mul(6);

@@ -53,6 +53,7 @@ async fn viewers_play_without_a_stall_and_say_what_came() {
     assert!((35..=50).contains(&requests), "{requests}");
     assert_eq!(summary["counts"]["bytes"].as_u64(), Some(requests * 200_000));
     assert_eq!(summary["rest"]["first_byte_ms"]["count"].as_u64(), Some(requests));
+    assert_eq!(summary["counts"]["from_memory"].as_u64(), Some(requests));
     assert_eq!(summary["rest"]["troubles"], serde_json::json!({}));
 }
 

@@ -221,6 +221,7 @@ async fn play(viewer: u32, plan: &Plan, watched: &mut Watched) {
                 Ok(got) => {
                     plan.tally.add(Count::Requests, 1);
                     plan.tally.first_byte(seek, got.first_byte);
+                    plan.tally.source(got.source);
                     if let Some(player) = &mut watched.player {
                         let stalls = player.stalls;
                         player.received(got.bytes, Instant::now());
