@@ -87,6 +87,29 @@ fn a_weight_is_a_share() {
 }
 
 #[test]
+fn whoever_has_had_its_turn_is_not_taken_for_a_newcomer() {
+    let now = Instant::now();
+    let mut shares = Shares::new(rates(0, 0), now);
+    let [heavy, light] = peers(2).try_into().unwrap();
+    let mut turns = [0; 2];
+    // Each asks for its next piece only when it has had the last one, and in between wants nothing.
+    let mut wants = [true; 2];
+    for _ in 0..400 {
+        for (n, (viewer, weight)) in [(heavy, 3 * WEIGHT), (light, WEIGHT)].into_iter().enumerate()
+        {
+            if std::mem::take(&mut wants[n]) {
+                shares.ask(viewer, weight, Priority::Play, (n as u64, PIECE), now);
+            }
+        }
+        let Next::Go(n) = shares.next(now) else { panic!() };
+        let n = usize::try_from(n).unwrap();
+        turns[n] += 1;
+        wants[n] = true;
+    }
+    assert_eq!(turns, [300, 100]);
+}
+
+#[test]
 fn a_viewer_has_a_rate_of_its_own_even_when_all_is_free() {
     let got = share(rates(0, 1_000_000), &[GREEDY; 3], Duration::from_secs(10));
     for bytes in got {
@@ -164,10 +187,10 @@ fn lanes_beyond_the_bound_and_those_that_are_done_are_forgotten() {
         assert_eq!(shares.next(start), Next::Go(ticket));
         assert!(shares.lanes.len() <= 5, "{}", shares.lanes.len());
     }
-    // Ten seconds later all of them have their burst again.
+    // Ten seconds later all of them have their burst again, and somebody else moves the clock on.
     let later = start + Duration::from_secs(10);
-    for ticket in 0..4 {
-        shares.ask(viewers[0], WEIGHT, Priority::Play, (ticket, 1), later);
+    for ticket in 0..10 {
+        shares.ask(viewers[0], WEIGHT, Priority::Play, (ticket, 8_000), later);
         assert_eq!(shares.next(later), Next::Go(ticket));
     }
     assert_eq!(shares.lanes.len(), 1);
