@@ -46,8 +46,8 @@
 //!
 //! [`build`] makes a handle and a [`Driver`] and touches nothing. The driver runs: the server, one
 //! task for each connection (`server.max_connections`) and each request (`server.max_requests`), and
-//! one that gives turns where the rate is limited; the fills (`fill.parallel`); the announcer; the publisher (`publish.publishes`). All are joined when
-//! it ends.
+//! one that gives turns where the rate is limited; the fills (`fill.parallel`); the announcer; the
+//! publisher (`publish.publishes`). All are joined when it ends.
 
 pub mod announce;
 mod body;

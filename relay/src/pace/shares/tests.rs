@@ -189,7 +189,7 @@ fn lanes_beyond_the_bound_and_those_that_are_done_are_forgotten() {
     }
     // Ten seconds later all of them have their burst again, and somebody else moves the clock on.
     let later = start + Duration::from_secs(10);
-    for ticket in 0..10 {
+    for ticket in 0..12 {
         shares.ask(viewers[0], WEIGHT, Priority::Play, (ticket, 8_000), later);
         assert_eq!(shares.next(later), Next::Go(ticket));
     }
