@@ -48,9 +48,10 @@
 //! # Tasks
 //!
 //! [`build`] makes a handle and a [`Driver`] and touches nothing. The driver runs: the server, one
-//! task for each connection (`server.max_connections`) and each request (`server.max_requests`); the
-//! fills (`fill.parallel`); the health checks of sources; the announcer; the publisher
-//! (`publish.publishes`); what the cache does by itself. All are joined when it ends.
+//! task for each connection (`server.max_connections`) and each request (`server.max_requests`), and
+//! one that gives turns where the rate is limited; the fills (`fill.parallel`); the health checks of
+//! sources; the announcer; the publisher (`publish.publishes`); what the cache does by
+//! itself. All are joined when it ends.
 
 pub mod announce;
 mod body;

@@ -77,6 +77,8 @@ pub struct Metrics {
     pub disk_wait_seconds: Histogram,
     /// From a request to the first byte of its body.
     pub first_byte_seconds: Histogram,
+    /// From wanting to send a piece to its turn, where the rate is limited.
+    pub turn_wait_seconds: Histogram,
     /// Connections that had to prove their address first.
     pub address_checks_total: Counter<U64>,
     /// Requests and connections refused, by `reason`.
@@ -197,6 +199,10 @@ impl Metrics {
                 .histogram("disk_wait_seconds", "From asking for a disk operation to its turn")?,
             first_byte_seconds: make
                 .histogram("first_byte_seconds", "From a request to the first byte of its body")?,
+            turn_wait_seconds: make.histogram(
+                "turn_wait_seconds",
+                "From wanting to send a piece to its turn, where the rate is limited",
+            )?,
             address_checks_total: make.counter(
                 "address_checks_total",
                 "Connections that had to prove their address first",

@@ -1,9 +1,14 @@
 //! One request whose body is counted and thrown away.
 
 use crate::wire::{ExchangeError, Patience, Request, Response, ask};
+use bytes::Bytes;
 use quinn::Connection;
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
+
+/// Pieces taken out of a stream at a time. A packet is one, and each time costs a lock that whoever
+/// takes packets in wants too.
+const AT_ONCE: usize = 64;
 
 /// What came of a request.
 #[derive(Clone, Debug)]
@@ -30,15 +35,17 @@ pub async fn pull(
     let began = Instant::now();
     let (header, mut body) = ask(connection, request, patience).await?.into_parts();
     let (mut got, mut first_byte) = (0u64, None);
+    let mut pieces: [Bytes; AT_ONCE] = std::array::from_fn(|_| Bytes::new());
     loop {
-        let piece = timeout(patience.stall, body.read_chunk(usize::MAX, true))
+        let came = timeout(patience.stall, body.read_chunks(&mut pieces))
             .await
             .map_err(|_| ExchangeError::Stalled(patience.stall))?
             .map_err(ExchangeError::from_read)?;
-        let Some(piece) = piece else { break };
+        let Some(came) = came else { break };
         first_byte.get_or_insert_with(|| began.elapsed());
-        got = got.saturating_add(u64::try_from(piece.bytes.len()).unwrap_or(u64::MAX));
-        each(piece.bytes.len());
+        let bytes = pieces.iter_mut().take(came).map(|piece| std::mem::take(piece).len()).sum();
+        got = got.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));
+        each(bytes);
     }
     if got != header.length {
         let expected = header.length;

@@ -223,7 +223,8 @@ impl Shares {
             if lane.place != Place::Idle {
                 // It is in use after all.
                 self.lanes.promote(&viewer);
-            } else if too_many || lane.own.is_full(now) {
+            } else if too_many || (lane.finish <= self.clock && lane.own.is_full(now)) {
+                // Nothing is lost with it: a new one would begin where it is.
                 self.lanes.pop(&viewer);
             } else {
                 return;

@@ -188,7 +188,11 @@ impl Reply {
         let turn =
             self.shared.pace.turn(self.viewer.peer, self.viewer.weight, self.priority, bytes);
         tokio::select! {
-            () = turn => Ok(began.elapsed()),
+            () = turn => {
+                let waited = began.elapsed();
+                self.shared.metrics.turn_wait_seconds.observe(waited.as_secs_f64());
+                Ok(waited)
+            }
             () = gone => Err(SendError::Gone),
         }
     }

@@ -544,3 +544,51 @@ async fn a_viewer_goes_on_where_a_broken_body_ended() {
     assert!(viewer.fetch(id).await.unwrap().0 == Bytes::from(bytes));
     assert_eq!(server.asked(), [None, Some((30 << 14, 1 << 20))]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_viewer_that_was_told_a_wrong_length_begins_anew() {
+    let (id, bytes) = blob(20 * GROUP, 1910);
+    let truth = bytes.clone();
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let asked = Arc::clone(&told);
+    let server = Puppet::start(move |request: Request, send| {
+        let Request::Get { range, encoding, .. } = request else { panic!("{request:?}") };
+        let first = {
+            let mut asked = asked.lock().unwrap();
+            asked.push(range);
+            asked.len() == 1
+        };
+        let (mut header, body) = honest(&truth, range, encoding);
+        let mut acts = vec![Act::Rest];
+        if first {
+            let claim = Span::covering(24 * GROUP_LEN, None).unwrap();
+            (header.total, header.length) = (claim.total().into(), claim.encoded_len());
+            acts = vec![Act::Groups(16), Act::Reset(Code::Internal)];
+        }
+        act(send, header, body, ends(20 * GROUP_LEN, range), acts)
+    });
+    let address =
+        crate::client::Address { socket: server.source.addrs[0], peer: server.source.peer };
+    let config = ViewerConfig { tries: 2, ..ViewerConfig::default() };
+    let viewer = Viewer::connect(address, None, config).await.unwrap();
+    assert!(viewer.fetch(id).await.unwrap().0 == Bytes::from(bytes));
+    let lied_about = Some((16 << 14, 24 << 14));
+    assert_eq!(*told.lock().unwrap(), [None, lied_about, None]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_viewer_that_does_not_read_holds_up_neither_its_fill_nor_the_next() {
+    let blobs = [blob(16 << 20, 1920), blob(16 << 20, 1921)];
+    let source = serving(blobs.to_vec(), Arc::new(Semaphore::new(9)));
+    let mut settings = config();
+    // Room for one at a time.
+    settings.upstream.memory = 16 << 20;
+    settings.server.stall_timeout = Duration::from_secs(60);
+    let relay = relay(settings, [source.source.clone()]).await;
+    let silent = open(&relay, blobs[0].0, None).await;
+    until(|| relay.relay.status().relay.unwrap().cache.entries == 1).await;
+    let (id, bytes) = &blobs[1];
+    assert!(relay.viewer().await.fetch(*id).await.unwrap().0 == *bytes);
+    // It can still read all of it.
+    assert!(rest(silent).await.unwrap().0 == blobs[0].1);
+}

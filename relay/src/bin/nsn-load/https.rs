@@ -7,7 +7,10 @@ use crate::{
 use bytes::Bytes;
 use h2::client::SendRequest;
 use http::{Method, Request, Uri, header};
-use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
+use rustls::{
+    RootCertStore,
+    pki_types::{CertificateDer, ServerName, pem::PemObject},
+};
 use std::{
     path::Path,
     sync::Arc,
@@ -42,8 +45,8 @@ impl Drop for HttpsLink {
 }
 
 impl Https {
-    /// All of `urls` are on the server of the first.
-    pub(crate) fn new(urls: Vec<Uri>, ca: Option<&Path>) -> Result<Self, Failure> {
+    /// All of `urls` are on the server of the first, which has to prove itself to one of `roots`.
+    pub(crate) fn new(urls: Vec<Uri>, roots: RootCertStore) -> Result<Self, Failure> {
         let server = |url: &Uri| {
             let https = url.scheme_str() == Some("https");
             let host = url.host().filter(|_| https).ok_or("a URL must begin with https://")?;
@@ -59,7 +62,7 @@ impl Https {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut tls = rustls::ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots(ca)?)
+            .with_root_certificates(roots)
             .with_no_client_auth();
         tls.alpn_protocols = vec![b"h2".to_vec()];
         let tls = TlsConnector::from(Arc::new(tls));
@@ -130,7 +133,7 @@ impl Https {
                 body.flow_control().release_capacity(piece.len()).map_err(lost)?;
             }
             let first_byte = first_byte.unwrap_or_else(|| began.elapsed());
-            Ok(Got { bytes, first_byte })
+            Ok(Got { bytes, first_byte, source: None })
         };
         // A whole file at once, so it gets longer than a piece would.
         let patience = PATIENCE.saturating_mul(6);
@@ -140,8 +143,9 @@ impl Https {
     }
 }
 
-fn roots(ca: Option<&Path>) -> Result<rustls::RootCertStore, Failure> {
-    let mut roots = rustls::RootCertStore::empty();
+/// The certificates in a PEM file, or those that the system trusts.
+pub(crate) fn roots(ca: Option<&Path>) -> Result<RootCertStore, Failure> {
+    let mut roots = RootCertStore::empty();
     match ca {
         Some(path) => {
             let named = |error| format!("cannot read {}: {error}", path.display());

@@ -7,8 +7,8 @@ use crate::{
 use nsn_relay::{
     BlobId,
     client::Address,
-    load::{Dialler, pull},
-    wire::{Encoding, ExchangeError, Patience, Priority, Request},
+    load::{Dialler, Pulled, pull},
+    wire::{Encoding, ExchangeError, Patience, Priority, Request, Source},
 };
 use quinn::Connection;
 use std::{
@@ -70,6 +70,8 @@ pub(crate) struct Ask {
 pub(crate) struct Got {
     pub(crate) bytes: u64,
     pub(crate) first_byte: Duration,
+    /// Where the service had it from, if it says so.
+    pub(crate) source: Option<Source>,
 }
 
 /// Why nothing came.
@@ -162,18 +164,16 @@ impl Shards {
         let Some(Shard { id, len }) = self.shards.get(ask.place).copied() else {
             return Err(Trouble::Failed("no such shard".into()));
         };
-        let encoding = Encoding::Raw;
-        let request = match ask.seek {
-            false => Request::Get { id, range: None, encoding, fill: true },
-            true => {
-                let range = len.map(|len| (u64::from(len / 2), u64::from(len)));
-                let priority = Priority::Seek;
-                Request::GetAs { priority, id, range, encoding, fill: true }
-            }
-        };
+        // The second half, as far as its place is known.
+        let half = len.map(|len| (u64::from(len / 2), u64::from(len)));
+        let (priority, range) =
+            if ask.seek { (Priority::Seek, half) } else { (Priority::Play, None) };
+        let request = Request::GetAs { priority, id, range, encoding: Encoding::Raw, fill: true };
         let patience = Patience { header: PATIENCE, stall: STALL };
         match pull(connection, &request, patience, each).await {
-            Ok(pulled) => Ok(Got { bytes: pulled.header.length, first_byte: pulled.first_byte }),
+            Ok(Pulled { header, first_byte, .. }) => {
+                Ok(Got { bytes: header.length, first_byte, source: header.source })
+            }
             Err(ExchangeError::Refused { code, busy }) => {
                 let wait = busy.map_or(1000, |busy| busy.retry_after_ms);
                 Err(Trouble::Refused(code.words(), Duration::from_millis(wait.into())))

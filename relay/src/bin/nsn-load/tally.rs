@@ -1,5 +1,6 @@
 //! What viewers count. Every viewer adds to the same numbers without waiting.
 
+use nsn_relay::wire::Source;
 use serde_json::{Value, json};
 use std::{
     array,
@@ -26,15 +27,24 @@ pub(crate) enum Count {
     Stalls,
     /// Jumps to another place.
     Seeks,
+    /// Answers that the service had in memory.
+    Memory,
+    /// Answers that it had on its disk.
+    Disk,
+    /// Answers that it fetched.
+    Upstream,
 }
 
-const COUNTS: [(Count, &str); 6] = [
+const COUNTS: [(Count, &str); 9] = [
     (Count::Connected, "connected"),
     (Count::Lost, "lost"),
     (Count::Requests, "requests"),
     (Count::Bytes, "bytes"),
     (Count::Stalls, "stalls"),
     (Count::Seeks, "seeks"),
+    (Count::Memory, "from_memory"),
+    (Count::Disk, "from_disk"),
+    (Count::Upstream, "from_upstream"),
 ];
 
 /// Buckets of latencies: sixteen for each power of two of microseconds, up to 2^32 (72 minutes), so
@@ -72,6 +82,16 @@ impl Tally {
     /// How long a request waited for its first byte.
     pub(crate) fn first_byte(&self, seek: bool, took: Duration) {
         if seek { &self.seeks } else { &self.first_bytes }.add(took);
+    }
+
+    /// Where the service had an answer from.
+    pub(crate) fn source(&self, source: Option<Source>) {
+        match source {
+            Some(Source::Memory) => self.add(Count::Memory, 1),
+            Some(Source::Disk) => self.add(Count::Disk, 1),
+            Some(Source::Upstream) => self.add(Count::Upstream, 1),
+            None => {}
+        }
     }
 
     /// Something that went wrong: what, and in which words.

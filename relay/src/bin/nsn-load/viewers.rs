@@ -4,7 +4,7 @@ use crate::{
     Failure,
     args::{View, read_ids},
     choice::Zipf,
-    https::Https,
+    https::{self, Https},
     link::{Ask, Shard, Target, Trouble},
     player::Player,
     tally::{Count, Counts, Tally},
@@ -151,7 +151,8 @@ pub(crate) async fn run(
 /// Finds out what there is to watch.
 async fn target(args: &View) -> Result<Target, Failure> {
     let Some(address) = args.against else {
-        return Ok(Target::Https(Https::new(args.url.clone(), args.ca.as_deref())?));
+        let roots = https::roots(args.ca.as_deref())?;
+        return Ok(Target::Https(Https::new(args.url.clone(), roots)?));
     };
     let shards: Vec<Shard> = match (&args.content, &args.shards) {
         (Some(content), _) => {
@@ -220,6 +221,7 @@ async fn play(viewer: u32, plan: &Plan, watched: &mut Watched) {
                 Ok(got) => {
                     plan.tally.add(Count::Requests, 1);
                     plan.tally.first_byte(seek, got.first_byte);
+                    plan.tally.source(got.source);
                     if let Some(player) = &mut watched.player {
                         let stalls = player.stalls;
                         player.received(got.bytes, Instant::now());
