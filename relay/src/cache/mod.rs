@@ -31,11 +31,14 @@ mod config;
 #[cfg(test)]
 mod crash;
 mod explain;
+mod finding;
 mod index;
 #[cfg(test)]
 mod interleaved;
 mod log;
 mod memory;
+mod opening;
+mod pins;
 mod policy;
 mod runner;
 mod scrub;
@@ -46,24 +49,18 @@ mod tests;
 
 pub use config::Config;
 pub use explain::{Explanation, Tier};
+pub(crate) use finding::Hit;
 pub use index::{Bounds, Index, PinError, Refused, Use};
 pub use log::Event;
 pub use policy::{PolicyKind, Why};
 pub(crate) use runner::Runner;
 
-use crate::{
-    body::Whole,
-    content::BlobId,
-    metrics::Metrics,
-    store::{Files, FolderLock, OpenError, ReadError, Stored},
-    sync::lock,
-};
+use crate::{body::Whole, content::BlobId, metrics::Metrics, store::Files, sync::lock};
 use memory::Memory;
 use serde::Serialize;
 use size::Limits;
-use snapshot::Restored;
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     io,
     num::NonZeroU32,
     sync::{Arc, Mutex},
@@ -76,9 +73,6 @@ use tokio::{
 
 /// Disk changes to one blob happen one after the other: they take the lock of its id's low bits.
 const STRIPES: usize = 16;
-
-/// The file with the ids of pinned blobs, one after the other.
-const PINS: &str = "pins";
 
 /// Blobs in memory that wait to be written: 64 of at most 16 MiB. What finds no place is not written.
 const PROMOTIONS: usize = 64;
@@ -95,7 +89,8 @@ pub struct Cache {
     index: Mutex<Index>,
     memory: Mutex<Memory>,
     memory_capacity: u64,
-    /// Blobs that are being read into memory: at most `store.parallel`, as many as are read at a time.
+    /// Blobs that are being read into memory, each for a request that has room for it: at most
+    /// `server.body_memory` bytes.
     loading: Mutex<HashSet<BlobId>>,
     writers: Arc<Semaphore>,
     write_wait: Duration,
@@ -105,17 +100,6 @@ pub struct Cache {
     /// Blobs that memory alone has and that are asked for again and again, for the runner.
     promotions: mpsc::Sender<Arc<Whole>>,
     promoted: Mutex<Option<mpsc::Receiver<Arc<Whole>>>>,
-}
-
-/// A blob that is held.
-#[derive(Debug)]
-pub(crate) enum Hit {
-    /// It was in memory.
-    Memory(Arc<Whole>),
-    /// It was on disk, and has been read into memory, to be found there.
-    Loaded(Arc<Whole>),
-    /// It is on disk.
-    File(Arc<Stored>),
 }
 
 /// How full the cache is.
@@ -208,139 +192,10 @@ impl Cache {
         }
     }
 
-    /// Finds what is held, in the order in which it goes, and evicts what is too much.
-    ///
-    /// # Errors
-    /// See [`OpenError`].
-    pub async fn open(&self) -> Result<FolderLock, OpenError> {
-        let folder_lock = self.files.lock().await?;
-        let remembered = self.remembered().await;
-        let known = remembered.iter().map(|(id, known)| (*id, known.len)).collect();
-        let found = self.files.scan(known).await?;
-        // Sorting a million takes a moment.
-        let order = tokio::task::spawn_blocking(move || snapshot::order(found, &remembered));
-        let order = order.await.unwrap_or_default();
-        let pins = self.files.read_beside(PINS, 32 * u64::try_from(self.max_pins).unwrap_or(0));
-        let pins = pins.await.ok().flatten().unwrap_or_default();
-        let victims = self.index_found(&order, &pins);
-        for id in &victims {
-            self.delete(*id).await;
-        }
-        if !victims.is_empty() {
-            tracing::info!("The cache was over its size: {} blobs evicted", victims.len());
-        }
-        // Who is not told of these was never told that they were held.
-        let _ = self.fit().await;
-        Ok(folder_lock)
-    }
-
-    async fn remembered(&self) -> HashMap<BlobId, snapshot::Remembered> {
-        let most = snapshot::max_len(self.max_entries);
-        let decode = |bytes: Vec<u8>| snapshot::decode(&bytes);
-        let remembered = match self.files.read_beside(snapshot::FILE, most).await {
-            Ok(Some(bytes)) => {
-                let decoded = tokio::task::spawn_blocking(move || decode(bytes)).await;
-                let decoded = decoded.ok().flatten();
-                if decoded.is_none() {
-                    tracing::warn!("The cache's index is damaged: looking at every file instead");
-                }
-                decoded
-            }
-            Ok(None) => None,
-            Err(error) => {
-                tracing::warn!("Cannot read the cache's index: {error}");
-                None
-            }
-        };
-        remembered.unwrap_or_default()
-    }
-
-    /// Takes what is to be held into the index, and gives the rest. What goes last is kept first.
-    fn index_found(&self, order: &[Restored], pins: &[u8]) -> Vec<BlobId> {
-        let mut index = lock(&self.index);
-        let (mut room, mut places) = (index.capacity(), self.max_entries);
-        let fits = |restored: &&Restored| {
-            let cost = restored.entry.cost();
-            let fits = cost <= room && places > 0;
-            if fits {
-                (room, places) = (room - cost, places - 1);
-            }
-            fits
-        };
-        let kept = order.iter().rev().take_while(fits).count();
-        let (victims, kept) = order.split_at(order.len() - kept);
-        for Restored { id, entry, hot, frequency } in kept {
-            index.found(*id, *entry, *hot, *frequency);
-        }
-        for pin in pins.as_chunks::<32>().0 {
-            // One that is not there any more, or too much for a smaller share.
-            let _ = index.pin(BlobId(*pin));
-        }
-        self.publish_size(&index);
-        victims.iter().map(|restored| restored.id).collect()
-    }
-
     /// Length of a blob that is held, in memory or on disk.
     pub fn len_of(&self, id: BlobId) -> Option<u32> {
         let on_disk = lock(&self.index).len_of(id);
         on_disk.or_else(|| lock(&self.memory).len_of(id))
-    }
-
-    /// Finds a blob; it counts as used now. `None` when it is not held, or no longer is: a damaged one
-    /// is put aside and forgotten, to be fetched anew. One that the disk fails to read is counted and a
-    /// miss for now.
-    pub(crate) async fn find(&self, id: BlobId) -> Option<Hit> {
-        let now = now();
-        let used = lock(&self.index).touch(id, now);
-        if used == Use::Expired {
-            lock(&self.memory).remove(id);
-            self.delete(id).await;
-            self.metrics.cache_expired_total.inc();
-        }
-        let in_memory = lock(&self.memory).get(id, now);
-        if let Some(whole) = in_memory {
-            if used != Use::Held(whole.len()) {
-                self.count_unwritten(&whole);
-            }
-            self.metrics.cache_tier_hits_total.with_label_values(&["memory"]).inc();
-            return Some(Hit::Memory(whole));
-        }
-        let Use::Held(len) = used else { return None };
-        let stored = match self.files.stored(id, len).await {
-            Ok(stored) => stored,
-            // Nobody can say whether it is sound.
-            Err(ReadError::Io(_)) => return None,
-            Err(ReadError::Missing | ReadError::Corrupt(_)) => self.look_again(id, len).await?,
-        };
-        if let Some(whole) = self.load(&stored, now).await {
-            self.metrics.cache_tier_hits_total.with_label_values(&["disk"]).inc();
-            return Some(Hit::Loaded(whole));
-        }
-        self.metrics.cache_tier_hits_total.with_label_values(&["disk"]).inc();
-        Some(Hit::File(stored))
-    }
-
-    /// Counts a use of a blob that only memory has, and now and then has the runner offer it to the
-    /// disk: at the second use of late, the fourth, the eighth.
-    fn count_unwritten(&self, whole: &Arc<Whole>) {
-        let asked = lock(&self.index).ask(whole.id());
-        if asked > 1 && asked.is_power_of_two() {
-            // A full queue is a busy disk, and there will be a next time.
-            let _ = self.promotions.try_send(Arc::clone(whole));
-        }
-    }
-
-    /// A file was not there, or was put aside. Evicted in between, most likely, and the index is right
-    /// by now; or written anew while we waited for our turn; or lost.
-    async fn look_again(&self, id: BlobId, len: u32) -> Option<Arc<Stored>> {
-        let _order = self.stripe(id).lock().await;
-        match self.files.stored(id, len).await {
-            Ok(stored) => Some(stored),
-            Err(_) => {
-                self.forget(id, Event::Lost);
-                None
-            }
-        }
     }
 
     fn forget(&self, id: BlobId, event: Event) -> bool {
@@ -350,54 +205,11 @@ impl Cache {
         removed
     }
 
-    /// Reads a blob into memory if it is asked for more often than what that would push out.
-    async fn load(&self, stored: &Arc<Stored>, now: u32) -> Option<Arc<Whole>> {
-        let id = stored.id();
-        {
-            let index = lock(&self.index);
-            let wanted = lock(&self.memory)
-                .wants(stored.len(), index.frequency(id), |other| index.frequency(other));
-            if !wanted || index.frequency(id) < 2 {
-                return None;
-            }
-        }
-        // Whoever comes while it is read reads the file.
-        if !lock(&self.loading).insert(id) {
-            return None;
-        }
-        let _loading = Loading { cache: self, id };
-        let bytes = stored.whole().await.ok()?;
-        let whole = Arc::new(Whole::new(id, bytes, stored.outboard().clone())?);
-        self.keep_in_memory(&whole, now);
-        Some(whole)
-    }
-
     fn keep_in_memory(&self, whole: &Arc<Whole>, now: u32) {
         let mut memory = lock(&self.memory);
         let gone = memory.insert(Arc::clone(whole), now);
         self.metrics.cache_memory_evictions_total.inc_by(gone);
         self.metrics.cache_memory_bytes.set(memory.bytes());
-    }
-
-    /// Finds a blob and reads it whole, verified; it counts as used now. `None` as for [`Self::find`].
-    pub(crate) async fn whole(&self, id: BlobId) -> Option<Arc<Whole>> {
-        let stored = match self.find(id).await? {
-            Hit::Memory(whole) | Hit::Loaded(whole) => return Some(whole),
-            Hit::File(stored) => stored,
-        };
-        let bytes = match stored.whole().await {
-            Ok(bytes) => bytes,
-            Err(ReadError::Io(_)) => return None,
-            Err(ReadError::Missing | ReadError::Corrupt(_)) => {
-                self.look_again(id, stored.len()).await?.whole().await.ok()?
-            }
-        };
-        Whole::new(id, bytes, stored.outboard().clone()).map(Arc::new)
-    }
-
-    #[cfg(test)]
-    pub(crate) async fn read(&self, id: BlobId) -> Option<bytes::Bytes> {
-        Some(self.whole(id).await?.bytes().clone())
     }
 
     /// Keeps a blob, and gives what was evicted for it. It is in memory for a while in any case. When it
@@ -484,69 +296,6 @@ impl Cache {
         victims
     }
 
-    /// Keeps a blob from being evicted, over restarts too.
-    ///
-    /// # Errors
-    /// See [`PinError`].
-    pub(crate) async fn pin(&self, id: BlobId) -> Result<(), PinError> {
-        let _turn = self.pinning.lock().await;
-        let pins = {
-            let mut index = lock(&self.index);
-            let already = index.pins();
-            if already.len() >= self.max_pins && !already.contains(&id) {
-                return Err(PinError::Full);
-            }
-            index.pin(id)?;
-            self.publish_size(&index);
-            index.pins()
-        };
-        self.write_pins(pins).await;
-        Ok(())
-    }
-
-    /// Takes a pin back. Whether there was one.
-    pub(crate) async fn unpin(&self, id: BlobId) -> bool {
-        let _turn = self.pinning.lock().await;
-        let pins = {
-            let mut index = lock(&self.index);
-            if !index.unpin(id) {
-                return false;
-            }
-            self.publish_size(&index);
-            index.pins()
-        };
-        self.write_pins(pins).await;
-        true
-    }
-
-    /// A disk that fails is counted; the pin then holds until the end of the process.
-    async fn write_pins(&self, pins: Vec<BlobId>) {
-        let bytes = pins.iter().flat_map(|id| id.0).collect();
-        let _ = self.files.put_beside(PINS.to_owned(), bytes).await;
-    }
-
-    /// Removes a blob from memory and disk, pinned or not. Whether it was held on disk.
-    pub(crate) async fn purge(&self, id: BlobId) -> bool {
-        lock(&self.memory).remove(id);
-        let pinned = lock(&self.index).peek(id).is_some_and(|known| known.pinned);
-        if pinned {
-            self.unpin(id).await;
-        }
-        let removed = self.forget(id, Event::Purged);
-        self.delete(id).await;
-        removed
-    }
-
-    /// Writes down what the index knows.
-    pub async fn save(&self) {
-        let bytes = snapshot::encode(&lock(&self.index));
-        let Ok(bytes) = tokio::task::spawn_blocking(move || snapshot::seal(bytes)).await else {
-            return;
-        };
-        // Counted by the store. The next start takes longer.
-        let _ = self.files.put_beside(snapshot::FILE.to_owned(), bytes).await;
-    }
-
     fn stripe(&self, id: BlobId) -> &tokio::sync::Mutex<()> {
         let [low, ..] = id.0;
         let [first, ..] = &self.stripes;
@@ -604,18 +353,6 @@ impl Cache {
             memory_bytes,
             memory_capacity: self.memory_capacity,
         }
-    }
-}
-
-/// A blob that is being read into memory.
-struct Loading<'a> {
-    cache: &'a Cache,
-    id: BlobId,
-}
-
-impl Drop for Loading<'_> {
-    fn drop(&mut self) {
-        lock(&self.cache.loading).remove(&self.id);
     }
 }
 

@@ -168,14 +168,18 @@ impl Files {
         .await
     }
 
+    /// Why the folder cannot be used.
+    pub(crate) fn unusable(&self, source: io::Error) -> OpenError {
+        OpenError::Unusable { path: self.folder.root.clone(), source }
+    }
+
     async fn open_step<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Folder) -> Result<T, OpenError> + Send + 'static,
     ) -> Result<T, OpenError> {
         let folder = Arc::clone(&self.folder);
-        let path = folder.root.clone();
         let done = self.disk.run(move || work(&folder)).await;
-        done.map_err(|source| OpenError::Unusable { path, source })?
+        done.map_err(|source| self.unusable(source))?
     }
 
     /// Writes a blob and its outboard, which is made if it is not given. The caller vouches that
