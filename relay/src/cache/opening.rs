@@ -21,9 +21,12 @@ impl Cache {
         let remembered = self.remembered().await;
         let known = remembered.iter().map(|(id, known)| (*id, known.len)).collect();
         let found = self.files.scan(known).await?;
+        let pins = self.pinned().await;
         // Sorting a million takes a moment.
-        let order = tokio::task::spawn_blocking(move || snapshot::order(found, &remembered));
-        let order = order.await.map_err(|error| self.files.unusable(io::Error::other(error)))?;
+        let sorting =
+            tokio::task::spawn_blocking(move || (snapshot::order(found, &remembered, &pins), pins));
+        let sorted = sorting.await;
+        let (order, pins) = sorted.map_err(|error| self.files.unusable(io::Error::other(error)))?;
         let pins =
             self.files.read_beside(pins::FILE, 32 * u64::try_from(self.max_pins).unwrap_or(0));
         let pins = pins.await.ok().flatten().unwrap_or_default();
