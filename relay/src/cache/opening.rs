@@ -1,7 +1,7 @@
 //! From the folder to the index when the service starts, and what is written down for that.
 
 use super::{
-    Cache, pins,
+    Cache,
     snapshot::{self, Restored},
 };
 use crate::{
@@ -9,7 +9,10 @@ use crate::{
     store::{FolderLock, OpenError},
     sync::lock,
 };
-use std::{collections::HashMap, io};
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+};
 
 impl Cache {
     /// Finds what is held, in the order in which it goes, and evicts what is too much.
@@ -27,9 +30,6 @@ impl Cache {
             tokio::task::spawn_blocking(move || (snapshot::order(found, &remembered, &pins), pins));
         let sorted = sorting.await;
         let (order, pins) = sorted.map_err(|error| self.files.unusable(io::Error::other(error)))?;
-        let pins =
-            self.files.read_beside(pins::FILE, 32 * u64::try_from(self.max_pins).unwrap_or(0));
-        let pins = pins.await.ok().flatten().unwrap_or_default();
         let victims = self.index_found(&order, &pins);
         for id in &victims {
             self.delete(*id).await;
@@ -64,7 +64,7 @@ impl Cache {
     }
 
     /// Takes what is to be held into the index, and gives the rest. What goes last is kept first.
-    fn index_found(&self, order: &[Restored], pins: &[u8]) -> Vec<BlobId> {
+    fn index_found(&self, order: &[Restored], pins: &HashSet<BlobId>) -> Vec<BlobId> {
         let mut index = lock(&self.index);
         let (mut room, mut places) = (index.capacity(), self.max_entries);
         let fits = |restored: &&Restored| {
@@ -80,9 +80,9 @@ impl Cache {
         for Restored { id, entry, hot, frequency } in kept {
             index.found(*id, *entry, *hot, *frequency);
         }
-        for pin in pins.as_chunks::<32>().0 {
+        for pin in pins {
             // One that is not there any more, or too much for a smaller share.
-            let _ = index.pin(BlobId(*pin));
+            let _ = index.pin(*pin);
         }
         self.publish_size(&index);
         victims.iter().map(|restored| restored.id).collect()

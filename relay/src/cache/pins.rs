@@ -2,9 +2,10 @@
 
 use super::{Cache, Event, PinError};
 use crate::{content::BlobId, sync::lock};
+use std::collections::HashSet;
 
 /// The file with the ids of pinned blobs, one after the other.
-pub(super) const FILE: &str = "pins";
+const FILE: &str = "pins";
 
 impl Cache {
     /// Keeps a blob from being evicted, over restarts too.
@@ -40,6 +41,21 @@ impl Cache {
         };
         self.write_pins(pins).await;
         true
+    }
+
+    /// The blobs that were pinned when the service last ran.
+    pub(super) async fn pinned(&self) -> HashSet<BlobId> {
+        let most = u64::try_from(self.max_pins).unwrap_or(u64::MAX).saturating_mul(32);
+        match self.files.read_beside(FILE, most).await {
+            Ok(bytes) => {
+                let bytes = bytes.unwrap_or_default();
+                bytes.as_chunks::<32>().0.iter().copied().map(BlobId).collect()
+            }
+            Err(error) => {
+                tracing::warn!("Cannot read which blobs of the cache are pinned: {error}");
+                HashSet::new()
+            }
+        }
     }
 
     /// A disk that fails is counted; the pin then holds until the end of the process.
