@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{content::BlobId, store::Listed};
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -90,13 +90,19 @@ pub(super) struct Restored {
 }
 
 /// The blobs of the folder in the order in which they go: those that were remembered as used once,
-/// those that were not remembered (they came later) by when they were used, those that were used again.
-pub(super) fn order(found: Vec<Listed>, remembered: &HashMap<BlobId, Remembered>) -> Vec<Restored> {
+/// those that were not remembered (they came later) by when they were used, those that were used again,
+/// those that are pinned.
+pub(super) fn order(
+    found: Vec<Listed>,
+    remembered: &HashMap<BlobId, Remembered>,
+    pins: &HashSet<BlobId>,
+) -> Vec<Restored> {
+    let class = |id: &BlobId, class: u8| if pins.contains(id) { 3 } else { class };
     let mut order: Vec<_> = found
         .into_iter()
         .map(|file| match remembered.get(&file.id) {
             Some(known) => {
-                let class = if known.hot { 2 } else { 0 };
+                let class = class(&file.id, if known.hot { 2 } else { 0 });
                 let (since, frequency) = (known.since, known.frequency);
                 let entry = Entry { len: file.len, since, told: None, why: Why::Found };
                 let restored = Restored { id: file.id, entry, hot: known.hot, frequency };
@@ -107,7 +113,7 @@ pub(super) fn order(found: Vec<Listed>, remembered: &HashMap<BlobId, Remembered>
                 let entry =
                     Entry { len: file.len, since: seconds(used), told: None, why: Why::Found };
                 let restored = Restored { id: file.id, entry, hot: false, frequency: 0 };
-                ((1, millis(used)), restored)
+                ((class(&file.id, 1), millis(used)), restored)
             }
         })
         .collect();
@@ -153,7 +159,7 @@ mod tests {
     fn order_use_and_age_come_back() {
         let remembered = decode(&seal(encode(&index()))).unwrap();
         let found = [0, 2, 3, 4, 5].map(|n| Listed { id: id(n), len: 10, used: None });
-        let order = order(found.into(), &remembered);
+        let order = order(found.into(), &remembered, &HashSet::new());
         assert_eq!(order.iter().map(|one| one.id).collect::<Vec<_>>(), [2, 3, 4, 5, 0].map(id));
         let last = order.last().unwrap();
         assert_eq!((last.hot, last.frequency, last.entry.since), (true, 2, 77));
@@ -169,9 +175,12 @@ mod tests {
             Listed { id: id(9), len: 5, used: at(100) },
             Listed { id: id(1), len: 10, used: None },
         ];
-        let order = order(found, &remembered);
-        assert_eq!(order.iter().map(|one| one.id).collect::<Vec<_>>(), [1, 9, 8, 0].map(id));
-        assert_eq!(order[1].entry.since, 100);
+        let ids = |order: Vec<Restored>| order.into_iter().map(|one| one.id).collect::<Vec<_>>();
+        let by_use = order(found.clone(), &remembered, &HashSet::new());
+        assert_eq!(by_use[1].entry.since, 100);
+        assert_eq!(ids(by_use), [1, 9, 8, 0].map(id));
+        let pins = [id(9), id(7)].into();
+        assert_eq!(ids(order(found, &remembered, &pins)), [1, 8, 0, 9].map(id));
     }
 
     #[test]
