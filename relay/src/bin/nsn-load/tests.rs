@@ -125,7 +125,7 @@ async fn https_server() -> (u16, RootCertStore) {
                 while let Some(Ok((request, mut respond))) = connection.accept().await {
                     let found = request.uri().path() == "/whole";
                     let part = request.headers().contains_key("range");
-                    let (status, len) = match (found, part) {
+                    let (status, len): (u16, usize) = match (found, part) {
                         (true, false) => (200, 300_000),
                         (true, true) => (206, 100_000),
                         (false, _) => (404, 0),
