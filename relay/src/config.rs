@@ -36,6 +36,12 @@ impl Config {
     pub fn validate(&self) -> Result<(), BuildError> {
         let shard = u64::from(crate::content::MAX_BLOB_LEN);
         let rules = [
+            (
+                "server.sockets",
+                u64::try_from(self.server.sockets).unwrap_or(u64::MAX),
+                (1..=64).contains(&self.server.sockets),
+                "must be from 1 to 64",
+            ),
             positive("server.max_connections", self.server.max_connections),
             positive("server.max_requests", self.server.max_requests),
             positive("server.max_streams", self.server.max_streams),

@@ -124,15 +124,15 @@ impl Driver {
             let held = cache.status();
             tracing::info!("Cache: {} of {} bytes used", held.bytes, held.capacity);
         }
-        let endpoint = server::listen(&self.config.server, self.tls.clone(), &self.identity)?;
-        let listen_addr = endpoint.local_addr().map_err(RunError::Socket)?;
+        let listeners = server::listen(&self.config.server, &self.tls, &self.identity)?;
+        let listen_addr = listeners.local_addr().map_err(RunError::Socket)?;
         let upstream = match &self.cache {
             Some(cache) => Some((self.upstream()?, Arc::clone(cache))),
             None => None,
         };
         let phase = self.phase.clone();
         let withhold = self.withhold;
-        let parts = self.spawn(endpoint, upstream);
+        let parts = self.spawn(listeners, upstream);
         tracing::info!("Serving shards on UDP {listen_addr}");
         if withhold {
             tracing::warn!("Withholding: every question for a blob is answered with not found");
@@ -155,7 +155,7 @@ impl Driver {
 
     fn spawn(
         self,
-        endpoint: quinn::Endpoint,
+        listeners: transport::Listeners,
         upstream: Option<(Arc<Upstream>, Arc<Cache>)>,
     ) -> Parts {
         let mut tasks = JoinSet::new();
@@ -227,7 +227,7 @@ impl Driver {
             metrics: self.metrics,
             withhold: self.withhold,
         };
-        let server = Server::new(endpoint, config.server, deps);
+        let server = Server::new(listeners, config.server, deps);
         let running = server.run(stop_server.clone());
         let server = tasks.spawn(async move {
             running.await;

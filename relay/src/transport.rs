@@ -9,9 +9,10 @@ mod tls;
 pub use tls::Cipher;
 
 use crate::{server, wire::ALPN};
+use futures::future::select_all;
 use libp2p::{PeerId, identity::Keypair};
 use quinn::{
-    AckFrequencyConfig, Connection, Endpoint, EndpointConfig, IdleTimeout, TokioRuntime,
+    AckFrequencyConfig, Connection, Endpoint, EndpointConfig, IdleTimeout, Incoming, TokioRuntime,
     TransportConfig, VarInt, congestion,
     crypto::{
         CryptoError, HmacKey,
@@ -193,6 +194,30 @@ pub(crate) const SERVER_NAME: &str = "nsn";
 
 /// A bound UDP socket with large buffers, as far as the system allows them.
 pub(crate) fn socket(addr: SocketAddr, buffer: usize) -> io::Result<UdpSocket> {
+    bind(addr, buffer, false)
+}
+
+/// `count` sockets at one address, among which the system divides what comes by where it comes from;
+/// at least one.
+fn sockets(addr: SocketAddr, buffer: usize, count: usize) -> io::Result<Vec<UdpSocket>> {
+    if count <= 1 {
+        return Ok(vec![socket(addr, buffer)?]);
+    }
+    if addr.port() != 0 {
+        // Sockets that share an address share it with any program of the same user; one that does not
+        // finds out whether another program is there.
+        drop(socket(addr, buffer)?);
+    }
+    let first = bind(addr, buffer, true)?;
+    let addr = first.local_addr()?;
+    let mut sockets = vec![first];
+    for _ in 1..count {
+        sockets.push(bind(addr, buffer, true)?);
+    }
+    Ok(sockets)
+}
+
+fn bind(addr: SocketAddr, buffer: usize, shared: bool) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
     if addr.is_ipv6()
         && let Err(error) = socket.set_only_v6(false)
@@ -204,8 +229,51 @@ pub(crate) fn socket(addr: SocketAddr, buffer: usize) -> io::Result<UdpSocket> {
     if let Err(error) = grown {
         tracing::debug!("Socket buffers stay at the system's default: {error}");
     }
+    socket.set_reuse_port(shared)?;
     socket.bind(&addr.into())?;
     Ok(socket.into())
+}
+
+/// The sockets of a server, each with a task of its own that takes in packets.
+pub(crate) struct Listeners(Vec<Endpoint>);
+
+impl Listeners {
+    /// Binds `config.sockets` sockets.
+    ///
+    /// # Errors
+    /// When the address is taken or is none of this machine.
+    pub(crate) fn bind(
+        config: &server::Config,
+        tls: &quinn::ServerConfig,
+        identity: &Keypair,
+    ) -> io::Result<Self> {
+        let sockets = sockets(config.listen_addr, config.socket_buffer, config.sockets)?;
+        let endpoints = sockets.into_iter().map(|s| server_endpoint(s, tls.clone(), identity));
+        endpoints.collect::<io::Result<_>>().map(Self)
+    }
+
+    /// Where it listens, with the real port.
+    pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.0.first().ok_or(io::ErrorKind::NotConnected)?.local_addr()
+    }
+
+    /// The next connection; `None` when a socket has failed.
+    pub(crate) async fn accept(&self) -> Option<Incoming> {
+        select_all(self.0.iter().map(|endpoint| Box::pin(endpoint.accept()))).await.0
+    }
+
+    pub(crate) fn close(&self, code: VarInt, reason: &[u8]) {
+        for endpoint in &self.0 {
+            endpoint.close(code, reason);
+        }
+    }
+
+    /// Waits until the peers of all connections were told.
+    pub(crate) async fn wait_idle(&self) {
+        for endpoint in &self.0 {
+            endpoint.wait_idle().await;
+        }
+    }
 }
 
 /// A server's endpoint on `socket`.
@@ -335,6 +403,45 @@ mod tests {
         let end = tokio::time::timeout(Duration::from_secs(5), connection.closed()).await;
         assert!(matches!(end, Ok(quinn::ConnectionError::Reset)), "{end:?}");
         second.shutdown_background();
+    }
+
+    #[tokio::test]
+    async fn sockets_share_an_address_among_themselves_and_with_no_other_service() {
+        let config = server::Config {
+            listen_addr: (Ipv4Addr::LOCALHOST, 0).into(),
+            sockets: 3,
+            ..server::Config::default()
+        };
+        let identity = Keypair::generate_ed25519();
+        let tls = server_config(&identity, &config).unwrap();
+        let first = Listeners::bind(&config, &tls, &identity).unwrap();
+        let listen_addr = first.local_addr().unwrap();
+        assert_eq!(first.0.len(), 3);
+        assert!(first.0.iter().all(|socket| socket.local_addr().unwrap() == listen_addr));
+        for sockets in [1, 3] {
+            let other = server::Config { listen_addr, sockets, ..config.clone() };
+            let error = Listeners::bind(&other, &tls, &identity).err().unwrap();
+            assert_eq!(error.kind(), io::ErrorKind::AddrInUse, "{sockets}");
+        }
+        // Whichever socket the system chooses, there is a server behind it.
+        let server = tokio::spawn(async move {
+            let mut open = Vec::new();
+            for _ in 0..10 {
+                open.push(first.accept().await.unwrap().await.unwrap());
+            }
+            open
+        });
+        let peer = identity.public().to_peer_id();
+        let mut connected = Vec::new();
+        for _ in 0..10 {
+            let viewer = dialling_endpoint(64 * 1024).unwrap();
+            let ours = Keypair::generate_ed25519();
+            let idle = Duration::from_secs(30);
+            let config = client_config(&ours, peer, Windows::SHARDS, idle).unwrap();
+            let connecting = viewer.connect_with(config, listen_addr, SERVER_NAME).unwrap();
+            connected.push(connecting.await.unwrap());
+        }
+        assert_eq!(server.await.unwrap().len(), 10);
     }
 
     #[test]

@@ -4,12 +4,13 @@ use crate::{
     client::Address,
     content::BlobId,
     error::{BuildError, RunError},
-    server, transport,
+    server,
+    transport::{self, Listeners},
     wire::{Code, Encoding, Request, Response, Source, encode_frame, read_frame},
 };
 use bytes::Bytes;
 use libp2p::identity::Keypair;
-use quinn::{Connection, Endpoint, RecvStream, SendStream};
+use quinn::{Connection, RecvStream, SendStream};
 use std::{collections::HashMap, sync::Arc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -29,7 +30,7 @@ pub enum BaselineError {
 /// counted. It answers requests for blobs with the bytes alone, and to everything else says that it is
 /// a bad request. Not for the open network.
 pub struct Baseline {
-    endpoint: Endpoint,
+    listeners: Listeners,
     address: Address,
     blobs: Arc<HashMap<BlobId, Bytes>>,
 }
@@ -45,10 +46,10 @@ impl Baseline {
         blobs: HashMap<BlobId, Bytes>,
     ) -> Result<Self, BaselineError> {
         let tls = transport::server_config(identity, config).map_err(BuildError::from)?;
-        let endpoint = server::listen(config, tls, identity)?;
-        let socket = endpoint.local_addr().map_err(RunError::Socket)?;
+        let listeners = server::listen(config, &tls, identity)?;
+        let socket = listeners.local_addr().map_err(RunError::Socket)?;
         let address = Address { socket, peer: identity.public().to_peer_id() };
-        Ok(Self { endpoint, address, blobs: Arc::new(blobs) })
+        Ok(Self { listeners, address, blobs: Arc::new(blobs) })
     }
 
     /// Where it listens, with the real port.
@@ -62,7 +63,7 @@ impl Baseline {
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
-                incoming = self.endpoint.accept() => match incoming {
+                incoming = self.listeners.accept() => match incoming {
                     Some(incoming) => {
                         let blobs = Arc::clone(&self.blobs);
                         connections.spawn(async move {
@@ -76,7 +77,7 @@ impl Baseline {
                 Some(_) = connections.join_next(), if !connections.is_empty() => {}
             }
         }
-        self.endpoint.close(Code::ShuttingDown.into(), b"");
+        self.listeners.close(Code::ShuttingDown.into(), b"");
     }
 }
 

@@ -43,7 +43,8 @@ pub async fn pull(
             .map_err(ExchangeError::from_read)?;
         let Some(came) = came else { break };
         first_byte.get_or_insert_with(|| began.elapsed());
-        let bytes = pieces.iter_mut().take(came).map(|piece| std::mem::take(piece).len()).sum();
+        let bytes: usize =
+            pieces.iter_mut().take(came).map(|piece| std::mem::take(piece).len()).sum();
         got = got.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));
         each(bytes);
     }

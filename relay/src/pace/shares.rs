@@ -135,10 +135,11 @@ impl Shares {
             place: Place::Idle,
         });
         lane.weight = weight.max(1);
+        let [prefetch, play, seek] = &mut lane.waiting;
         let asks = match priority {
-            Priority::Prefetch => &mut lane.waiting[0],
-            Priority::Play => &mut lane.waiting[1],
-            Priority::Seek => &mut lane.waiting[2],
+            Priority::Prefetch => prefetch,
+            Priority::Play => play,
+            Priority::Seek => seek,
         };
         asks.push_back(Ask { ticket, bytes });
         if lane.place == Place::Idle {

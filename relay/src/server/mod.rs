@@ -23,11 +23,11 @@ use crate::{
     metrics::Metrics,
     pace::{Pace, Rates},
     standing::{Others, Standing},
-    transport::{self, Quic},
+    transport::{Listeners, Quic},
     wire::{self, Busy, Code},
 };
 use libp2p::identity::Keypair;
-use quinn::{Endpoint, Incoming};
+use quinn::Incoming;
 use serde::{Deserialize, Serialize};
 use shed::{Fullness, Thresholds};
 use std::{
@@ -54,6 +54,9 @@ pub struct Config {
     /// UDP address to listen on; port 0 takes a free one. Default 0.0.0.0:9003.
     /// `--shard-listen-addr` on the command line.
     pub listen_addr: SocketAddr,
+    /// UDP sockets at that address, each with a task of its own; a viewer whose address changes is lost
+    /// where there are several. Default 1.
+    pub sockets: usize,
     /// Connections at most. Default 2,048; each holds at most 64 KiB of unread requests.
     pub max_connections: u32,
     /// Open connections of one address (IPv6: one /64) at most; 0 for no limit. Default 64.
@@ -138,6 +141,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             listen_addr: (Ipv4Addr::UNSPECIFIED, 9003).into(),
+            sockets: 1,
             max_connections: 2048,
             connections_per_source: 64,
             connections_per_second: 100,
@@ -175,19 +179,17 @@ impl Default for Config {
 /// their idle timeout.
 const GOODBYE: Duration = Duration::from_secs(1);
 
-/// Binds the socket and makes the endpoint.
+/// Binds the sockets.
 ///
 /// # Errors
 /// When the address is taken or is none of this machine.
 pub(crate) fn listen(
     config: &Config,
-    tls: quinn::ServerConfig,
+    tls: &quinn::ServerConfig,
     identity: &Keypair,
-) -> Result<Endpoint, RunError> {
+) -> Result<Listeners, RunError> {
     let addr = config.listen_addr;
-    let listen = transport::socket(addr, config.socket_buffer)
-        .and_then(|socket| transport::server_endpoint(socket, tls, identity));
-    listen.map_err(|source| match source.kind() {
+    Listeners::bind(config, tls, identity).map_err(|source| match source.kind() {
         io::ErrorKind::AddrInUse => RunError::InUse { addr },
         _ => RunError::Listen { addr, source },
     })
@@ -284,14 +286,14 @@ impl Drop for Handshake {
 
 /// Serves shards until told to stop.
 pub(crate) struct Server {
-    endpoint: Endpoint,
+    listeners: Listeners,
     shared: Arc<Shared>,
     rate: ConnectionRate,
     open: OpenConnections,
 }
 
 impl Server {
-    pub(crate) fn new(endpoint: Endpoint, config: Config, deps: Deps) -> Self {
+    pub(crate) fn new(listeners: Listeners, config: Config, deps: Deps) -> Self {
         let Deps { lookup, standing, others, metrics, withhold } = deps;
         let table = NonZeroUsize::new(config.source_table).unwrap_or(NonZeroUsize::MIN);
         let rate = ConnectionRate::new(
@@ -320,7 +322,7 @@ impl Server {
             in_flight: watch::Sender::new(0),
             draining: CancellationToken::new(),
         };
-        Self { endpoint, shared: Arc::new(shared), rate, open }
+        Self { listeners, shared: Arc::new(shared), rate, open }
     }
 
     /// Serves until `stop`, then drains.
@@ -335,7 +337,7 @@ impl Server {
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
-                incoming = self.endpoint.accept() => match incoming {
+                incoming = self.listeners.accept() => match incoming {
                     Some(incoming) => self.accept(incoming, &mut connections),
                     // The socket failed; the driver reports that the server has ended.
                     None => return,
@@ -393,7 +395,7 @@ impl Server {
             tokio::select! {
                 _ = in_flight.wait_for(|requests| *requests == 0) => {}
                 () = async {
-                    while let Some(incoming) = self.endpoint.accept().await {
+                    while let Some(incoming) = self.listeners.accept().await {
                         self.shared.count(Refusal::ShuttingDown);
                         incoming.refuse();
                     }
@@ -404,12 +406,12 @@ impl Server {
             let requests = *in_flight.borrow();
             tracing::warn!("{requests} requests did not finish in time and are cut off");
         }
-        self.endpoint.close(Code::ShuttingDown.into(), &self.shared.farewell());
+        self.listeners.close(Code::ShuttingDown.into(), &self.shared.farewell());
         // Each connection sees the close and ends. One that were dropped first would close with
         // code 0, as if nothing were the matter.
         let told = async {
             while connections.join_next().await.is_some() {}
-            self.endpoint.wait_idle().await;
+            self.listeners.wait_idle().await;
         };
         let _ = timeout(GOODBYE, told).await;
         connections.shutdown().await;

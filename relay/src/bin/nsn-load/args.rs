@@ -1,7 +1,7 @@
 //! The command line.
 
 use clap::{Args as Group, Parser, Subcommand};
-use nsn_relay::{BlobId, ContentId, client::Address};
+use nsn_relay::{BlobId, ContentId, client::Address, server};
 use std::{
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
@@ -89,6 +89,10 @@ pub(crate) struct Serve {
     /// UDP address to listen on; port 0 takes a free one.
     #[arg(long, default_value_t = SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))]
     pub(crate) listen: SocketAddr,
+    /// Settings of the server, as JSON in the names of `[shards.server]`, such as
+    /// {"quic":{"cipher":"chacha20"},"sockets":2}.
+    #[arg(long, default_value = "{}", value_name = "JSON", value_parser = settings)]
+    pub(crate) settings: Box<server::Config>,
     /// Shards to serve.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub(crate) count: u32,
@@ -119,6 +123,10 @@ impl FromStr for Real {
             _ => Err("it must be a number from 0 to 1,000,000"),
         }
     }
+}
+
+fn settings(text: &str) -> Result<Box<server::Config>, String> {
+    serde_json::from_str(text).map(Box::new).map_err(|error| error.to_string())
 }
 
 /// The ids that a file has, one on each line.

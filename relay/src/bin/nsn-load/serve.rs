@@ -14,7 +14,7 @@ pub(crate) async fn run(
     out: &mut impl Write,
     interrupted: CancellationToken,
 ) -> Result<(), Failure> {
-    let config = server::Config { listen_addr: args.listen, ..server::Config::default() };
+    let config = server::Config { listen_addr: args.listen, ..(*args.settings).clone() };
     let blobs: Vec<(BlobId, Bytes)> = (0..args.count).map(|n| noise(&args, n)).collect();
     let ids: Vec<String> = blobs.iter().map(|(id, _)| id.to_string()).collect();
     let blobs: HashMap<BlobId, Bytes> = blobs.into_iter().collect();

@@ -76,10 +76,15 @@ fn a_command_line_that_makes_no_sense_is_refused() {
         "nsn-load view --url https://localhost/a --viewers 0",
         "nsn-load view --url https://localhost/a --rate -1",
         "nsn-load serve --len 0",
+        "nsn-load serve --settings {\"sokets\":2}",
     ] {
         assert!(Args::try_parse_from(line.split(' ')).is_err(), "{line}");
     }
-    assert!(Args::try_parse_from("nsn-load view --url https://localhost/a".split(' ')).is_ok());
+    for line in
+        ["nsn-load view --url https://localhost/a", "nsn-load serve --settings {\"sockets\":2}"]
+    {
+        assert!(Args::try_parse_from(line.split(' ')).is_ok(), "{line}");
+    }
 }
 
 #[test]
@@ -120,7 +125,7 @@ async fn https_server() -> (u16, RootCertStore) {
                 while let Some(Ok((request, mut respond))) = connection.accept().await {
                     let found = request.uri().path() == "/whole";
                     let part = request.headers().contains_key("range");
-                    let (status, len) = match (found, part) {
+                    let (status, len): (u16, usize) = match (found, part) {
                         (true, false) => (200, 300_000),
                         (true, true) => (206, 100_000),
                         (false, _) => (404, 0),
