@@ -72,7 +72,7 @@ impl Lookup {
         self.fetch(relay, id, range).await
     }
 
-    /// Finds a blob anywhere but here, where it turned out to be unreadable.
+    /// Finds a blob anywhere but here, where the disk fails to read it.
     pub(crate) async fn elsewhere(
         &self,
         id: BlobId,

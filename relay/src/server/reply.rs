@@ -96,8 +96,8 @@ impl Reply {
     /// Sends header and body as they can be had, and waits until the viewer has them. `spent` says what
     /// the body cost so far, if that is to be told.
     ///
-    /// What turns out to be damaged on the way comes from `elsewhere` from there on: a fill of that blob,
-    /// if one may be made.
+    /// What turns out to be damaged on the way comes from elsewhere from there on: from a fill of that
+    /// blob, if one may be made.
     pub(super) async fn send_body(
         &mut self,
         header: Response,
@@ -170,8 +170,14 @@ impl Reply {
             BodyError::Disk => Refusal::Internal,
         };
         let (id, fill) = elsewhere.ok_or(refusal)?;
-        let rest = Some(sending.rest());
-        self.shared.lookup.elsewhere(id, rest, fill).await.map_err(|_| refusal)
+        let (lookup, rest) = (&self.shared.lookup, Some(sending.rest()));
+        let found = match error {
+            // It has been put aside. Whoever looks for it now finds that out, and tells the directory.
+            BodyError::Damaged => lookup.find(id, rest, fill).await,
+            // Looked for here, it would be found again.
+            _ => lookup.elsewhere(id, rest, fill).await,
+        };
+        found.map_err(|_| refusal)
     }
 
     /// Waits until this viewer may send so much more, and says how long that was.

@@ -115,9 +115,13 @@ async fn what_is_damaged_and_nobody_else_has_ends_in_a_reset() {
     let mut settings = config();
     settings.publish.shard_len = 1024 * 1024;
     let origin = Node::start(Role::Origin, settings).await;
-    let id = BlobId::from(origin.publish(&noise(1024 * 1024, 64)).await.shards()[0].id);
+    let shard = origin.publish(&noise(1024 * 1024, 64)).await.shards()[0].id;
+    let id = BlobId::from(shard);
+    let mut provided = origin.directory.provided();
+    provided.wait_for(|provided| provided.contains_key(&Record::Shard(shard))).await.unwrap();
     damage(&origin.file("shards", id));
     origin.viewer().await.fetch(id).await.unwrap_err();
+    provided.wait_for(|provided| !provided.contains_key(&Record::Shard(shard))).await.unwrap();
     assert!(origin.refusals("damaged") >= 1);
     assert_eq!(origin.metrics.corrupt_blobs_total.with_label_values(&["origin"]).get(), 1);
 }
