@@ -164,18 +164,19 @@ impl Reply {
         elsewhere: Option<(BlobId, bool)>,
         sending: &Sending,
     ) -> Result<Found, Refusal> {
-        let refusal = match error {
+        let (refusal, here) = match error {
             BodyError::Failed(error) => return Err(self.shared.lookup.broken(error)),
-            BodyError::Damaged => Refusal::Damaged,
-            BodyError::Disk => Refusal::Internal,
+            // It has been put aside. Whoever looks for it now finds that out, and tells the directory.
+            BodyError::Damaged => (Refusal::Damaged, true),
+            // Looked for here, it would be found again.
+            BodyError::Disk => (Refusal::Internal, false),
         };
         let (id, fill) = elsewhere.ok_or(refusal)?;
         let (lookup, rest) = (&self.shared.lookup, Some(sending.rest()));
-        let found = match error {
-            // It has been put aside. Whoever looks for it now finds that out, and tells the directory.
-            BodyError::Damaged => lookup.find(id, rest, fill).await,
-            // Looked for here, it would be found again.
-            _ => lookup.elsewhere(id, rest, fill).await,
+        let found = if here {
+            lookup.find(id, rest, fill).await
+        } else {
+            lookup.elsewhere(id, rest, fill).await
         };
         found.map_err(|_| refusal)
     }
