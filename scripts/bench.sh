@@ -4,7 +4,7 @@
 #
 #   scripts/bench.sh [GROUP] [NAME ...] [--quick] [--compare FILE]
 #
-#   GROUP           chain, overlay, dht, nat, or all; the default is all
+#   GROUP           chain, overlay, dht, relay, nat, or all; the default is all
 #   NAME            only the benchmarks whose name begins with one of these, such as chain.feed
 #   --quick         smaller numbers of everything, under two minutes a group
 #   --compare FILE  afterwards, on standard error, each number beside that of an earlier run
@@ -24,7 +24,8 @@ chain="nsn-node:chain:chain.feed,chain.snapshot,chain.slash_to_score_ms
     pallet-audits:liars:chain.liars nsn-runtime:report_weight:chain.report_block_weight"
 overlay="nsn-p2p:overlay:overlay."
 dht="nsn-p2p:dht:dht."
-groups="chain overlay dht nat"
+relay="nsn-relay:relay:relay."
+groups="chain overlay dht relay nat"
 
 # What --quick runs of the NAT lab's 36 cells.
 quick_cells="open.symmetric full_cone.double port_restricted.port_restricted symmetric.full_cone
@@ -43,13 +44,9 @@ names=()
 quick=()
 compare=
 [ $# -eq 0 ] || case "$1" in
-    chain | overlay | dht | nat | all)
+    chain | overlay | dht | relay | nat | all)
         group=$1
         shift
-        ;;
-    relay)
-        say "there are no benchmarks of the group $1 yet; there are: $groups"
-        exit 2
         ;;
 esac
 while [ $# -gt 0 ]; do
@@ -64,7 +61,7 @@ while [ $# -gt 0 ]; do
             usage
             exit
             ;;
-        chain.* | overlay.* | dht.* | nat.*) names+=("$1") ;;
+        chain.* | overlay.* | dht.* | relay.* | nat.*) names+=("$1") ;;
         *)
             say "no benchmark and no option is named $1"
             usage >&2

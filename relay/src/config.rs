@@ -4,6 +4,7 @@ use crate::{
     announce, cache, client, content::publish, error::BuildError, fill, server, store, upstream,
 };
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 
 /// Settings of a shard service. Anything left out has its default; an unknown key is an error.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,22 +35,72 @@ impl Config {
     /// Names the first that is not.
     pub fn validate(&self) -> Result<(), BuildError> {
         let shard = u64::from(crate::content::MAX_BLOB_LEN);
-        let rules: [(&'static str, u64, bool, &'static str); 19] = [
+        let rules = [
+            (
+                "server.sockets",
+                u64::try_from(self.server.sockets).unwrap_or(u64::MAX),
+                (1..=64).contains(&self.server.sockets),
+                "must be from 1 to 64",
+            ),
             positive("server.max_connections", self.server.max_connections),
             positive("server.max_requests", self.server.max_requests),
             positive("server.max_streams", self.server.max_streams),
             positive("server.source_table", self.server.source_table),
+            positive("server.viewer_table", self.server.viewer_table),
+            (
+                "server.known_weight",
+                u64::from(self.server.known_weight),
+                (100..=10_000).contains(&self.server.known_weight),
+                "must be from 100 (as much as an unknown viewer) to 10000",
+            ),
+            percent("server.shed_prefetch_above", self.server.shed_prefetch_above),
+            percent("server.shed_viewers_above", self.server.shed_viewers_above),
+            (
+                "server.quic.initial_mtu",
+                u64::from(self.server.quic.initial_mtu),
+                (1200..=1472).contains(&self.server.quic.initial_mtu),
+                "must be from 1200 to 1472",
+            ),
             least("server.body_memory", self.server.body_memory, shard),
-            positive("server.outboard_parallel", self.server.outboard_parallel),
             positive("store.parallel", self.store.parallel),
             positive("store.origin_blobs", self.store.origin_blobs),
             positive("cache.max_entries", self.cache.max_entries),
             positive("cache.writers", self.cache.writers),
             least("cache.capacity", self.cache.capacity, shard),
+            least("cache.min_capacity", self.cache.min_capacity, shard),
+            positive("store.open_files", self.store.open_files),
+            positive("cache.memory_blob", self.cache.memory_blob),
+            at_least_a_second("cache.resize_every", self.cache.resize_every),
+            at_least_a_second("cache.scrub_every", self.cache.scrub_every),
+            at_least_a_second("cache.snapshot_every", self.cache.snapshot_every),
+            (
+                "cache.ttl",
+                self.cache.ttl.as_secs(),
+                self.cache.ttl.is_zero() || self.cache.ttl.as_secs() > 0,
+                "must be 0 or at least 1 s",
+            ),
+            (
+                "cache.pinned_percent",
+                self.cache.pinned_percent.into(),
+                self.cache.pinned_percent <= 90,
+                "must be at most 90",
+            ),
             positive("fill.parallel", self.fill.parallel),
             least("upstream.memory", self.upstream.memory, shard),
             positive("upstream.max_sources", self.upstream.max_sources),
             positive("upstream.max_connections", self.upstream.max_connections),
+            positive("upstream.parallel", self.upstream.parallel),
+            positive("upstream.assumed_rate", self.upstream.assumed_rate),
+            positive("upstream.breaker.failures", self.upstream.breaker.failures),
+            positive("upstream.health.sources", self.upstream.health.sources),
+            most("upstream.super_nodes", self.upstream.super_nodes.len(), 64, "must be 64 at most"),
+            most(
+                "upstream.hedge.budget_percent",
+                self.upstream.hedge.budget_percent,
+                100,
+                "must be from 0 to 100",
+            ),
+            most("fill.finish_from", self.fill.finish_from, 100, "must be from 0 to 100"),
             positive("announce.queue", self.announce.queue),
             positive("announce.parallel", self.announce.parallel),
             positive("publish.publishes", self.publish.publishes),
@@ -75,6 +126,27 @@ fn positive<N: TryInto<u64>>(
 ) -> (&'static str, u64, bool, &'static str) {
     let value = value.try_into().unwrap_or(u64::MAX);
     (key, value, value > 0, "must be at least 1")
+}
+
+fn at_least_a_second(
+    key: &'static str,
+    value: Duration,
+) -> (&'static str, u64, bool, &'static str) {
+    (key, value.as_secs(), value.as_secs() > 0, "must be at least 1 s")
+}
+
+fn most<N: TryInto<u64>>(
+    key: &'static str,
+    value: N,
+    most: u64,
+    rule: &'static str,
+) -> (&'static str, u64, bool, &'static str) {
+    let value = value.try_into().unwrap_or(u64::MAX);
+    (key, value, value <= most, rule)
+}
+
+fn percent(key: &'static str, value: u8) -> (&'static str, u64, bool, &'static str) {
+    (key, value.into(), value <= 100, "must be at most 100, or 0 for never")
 }
 
 fn least(key: &'static str, value: u64, least: u64) -> (&'static str, u64, bool, &'static str) {

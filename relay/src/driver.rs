@@ -1,13 +1,14 @@
 //! The life of the service: open the stores, listen, serve, drain.
 //!
 //! The driver owns every task: the server (and its connections and requests), the fills, the
-//! announcer, the publisher. They end in the order in which they need each other: the server
+//! announcer, the publisher, what the cache does by itself. They end in the order in which they need each other: the server
 //! drains first, while fills still deliver to the viewers that wait for them.
 
 use crate::{
     Config,
     announce::{self, Announcer},
-    cache::Cache,
+    body::Memory,
+    cache::{self, Cache},
     content::publish::{self, PublishError, Published},
     error::RunError,
     fill,
@@ -15,9 +16,10 @@ use crate::{
     lookup::{Lookup, RelaySide},
     metrics::Metrics,
     server::{self, Server},
+    standing::{Others, Standing},
     store::{Disk, FolderLock, Origin},
     transport,
-    upstream::{Directory, Memory, Pool, Record, Upstream},
+    upstream::{Directory, Pool, Record, Upstream},
 };
 use libp2p::identity::Keypair;
 use std::sync::Arc;
@@ -32,6 +34,8 @@ pub struct Driver {
     pub(crate) config: Config,
     pub(crate) identity: Keypair,
     pub(crate) directory: Arc<dyn Directory>,
+    pub(crate) standing: Arc<dyn Standing>,
+    pub(crate) others: Others,
     pub(crate) metrics: Metrics,
     pub(crate) disk: Disk,
     pub(crate) tls: quinn::ServerConfig,
@@ -51,8 +55,10 @@ pub struct Driver {
 enum Part {
     Server,
     Fills,
+    Health,
     Announcer,
     Publisher,
+    Cache,
 }
 
 impl Part {
@@ -60,8 +66,10 @@ impl Part {
         match self {
             Self::Server => "server",
             Self::Fills => "fills",
+            Self::Health => "health checks",
             Self::Announcer => "announcer",
             Self::Publisher => "publisher",
+            Self::Cache => "cache",
         }
     }
 }
@@ -116,15 +124,15 @@ impl Driver {
             let held = cache.status();
             tracing::info!("Cache: {} of {} bytes used", held.bytes, held.capacity);
         }
-        let endpoint = server::listen(&self.config.server, self.tls.clone(), &self.identity)?;
-        let listen_addr = endpoint.local_addr().map_err(RunError::Socket)?;
+        let listeners = server::listen(&self.config.server, &self.tls, &self.identity)?;
+        let listen_addr = listeners.local_addr().map_err(RunError::Socket)?;
         let upstream = match &self.cache {
             Some(cache) => Some((self.upstream()?, Arc::clone(cache))),
             None => None,
         };
         let phase = self.phase.clone();
         let withhold = self.withhold;
-        let parts = self.spawn(endpoint, upstream);
+        let parts = self.spawn(listeners, upstream);
         tracing::info!("Serving shards on UDP {listen_addr}");
         if withhold {
             tracing::warn!("Withholding: every question for a blob is answered with not found");
@@ -141,13 +149,13 @@ impl Driver {
             Pool::new(endpoint, self.identity.clone(), config.pool.clone(), config.max_connections);
         let us = self.identity.public().to_peer_id();
         let directory = Arc::clone(&self.directory);
-        let metrics = self.metrics.clone();
-        Ok(Arc::new(Upstream::new(us, directory, pool, config.clone(), metrics)))
+        let (others, metrics) = (self.others.clone(), self.metrics.clone());
+        Ok(Arc::new(Upstream::new(us, directory, others, pool, config.clone(), metrics)))
     }
 
     fn spawn(
         self,
-        endpoint: quinn::Endpoint,
+        listeners: transport::Listeners,
         upstream: Option<(Arc<Upstream>, Arc<Cache>)>,
     ) -> Parts {
         let mut tasks = JoinSet::new();
@@ -163,12 +171,24 @@ impl Driver {
 
         let mut relay = None;
         if let Some((upstream, cache)) = upstream {
+            let checks = Arc::clone(&upstream).watch_health(stop_rest.clone());
+            tasks.spawn(async move {
+                checks.await;
+                Part::Health
+            });
             let deps = fill::Deps {
                 upstream,
                 cache: Arc::clone(&cache),
                 announcer: self.announcer.clone(),
                 metrics: self.metrics.clone(),
             };
+            let told = config.fill.announce.then(|| self.announcer.clone());
+            let caching = cache::Runner::new(Arc::clone(&cache), told, &config.cache);
+            let caching = caching.run(stop_rest.clone());
+            tasks.spawn(async move {
+                caching.await;
+                Part::Cache
+            });
             relay = Some(RelaySide { cache, fills: self.fills, announce: config.fill.announce });
             let runner = self.fill_runner.run(deps, stop_rest.clone());
             tasks.spawn(async move {
@@ -200,7 +220,14 @@ impl Driver {
             fill_wait: config.server.fill_wait,
             metrics: self.metrics.clone(),
         };
-        let server = Server::new(endpoint, lookup, config.server, self.metrics, self.withhold);
+        let deps = server::Deps {
+            lookup,
+            standing: self.standing,
+            others: self.others,
+            metrics: self.metrics,
+            withhold: self.withhold,
+        };
+        let server = Server::new(listeners, config.server, deps);
         let running = server.run(stop_server.clone());
         let server = tasks.spawn(async move {
             running.await;
@@ -300,7 +327,7 @@ mod tests {
         let disk = Disk::new(4, metrics.clone());
         let store = store::Config::default();
         let files = Files::new(root.path().join("shards"), &store, disk.clone());
-        let origin = Arc::new(Origin::new(files, &store, metrics.clone()));
+        let origin = Arc::new(Origin::new(files, &store));
         let _lock = origin.open().await.unwrap();
         let directory = Arc::new(Fake::default());
         // There are two places, a publication of five records, and nobody who empties the queue.

@@ -83,6 +83,10 @@ pub enum Refusal {
     Memory,
     /// Every source was busy.
     UpstreamBusy,
+    /// There is too much to do for what nobody waits for.
+    Prefetch,
+    /// There is too much to do for one more viewer.
+    NewViewer,
     /// As many connections as allowed are open.
     Connections,
     /// As many connections as allowed to one address are open.
@@ -93,6 +97,8 @@ pub enum Refusal {
     Handshake,
     /// The viewer stopped reading.
     SlowReader,
+    /// What lies on disk turned out to be damaged while it was sent, and nobody else had it.
+    Damaged,
     /// No source delivered it.
     UpstreamFailed,
     /// Every source delivered wrong bytes.
@@ -111,13 +117,18 @@ impl Refusal {
             Self::BadFrame | Self::SlowRequest | Self::Handshake => Code::BadRequest,
             Self::TooManyIds => Code::TooLarge,
             Self::Range => Code::Range,
-            Self::Requests | Self::Fills | Self::Memory | Self::UpstreamBusy => Code::Busy,
+            Self::Requests
+            | Self::Fills
+            | Self::Memory
+            | Self::UpstreamBusy
+            | Self::Prefetch
+            | Self::NewViewer => Code::Busy,
             Self::Connections
             | Self::SourceConnections
             | Self::ConnectionRate
             | Self::SlowReader => Code::Limited,
             Self::UpstreamFailed => Code::UpstreamFailed,
-            Self::UpstreamCorrupt => Code::Corrupt,
+            Self::Damaged | Self::UpstreamCorrupt => Code::Corrupt,
             Self::ShuttingDown => Code::ShuttingDown,
             Self::Internal => Code::Internal,
         }
@@ -135,11 +146,14 @@ impl Refusal {
             Self::Fills => "fills",
             Self::Memory => "memory",
             Self::UpstreamBusy => "upstream_busy",
+            Self::Prefetch => "prefetch",
+            Self::NewViewer => "new_viewer",
             Self::Connections => "connections",
             Self::SourceConnections => "connections_per_source",
             Self::ConnectionRate => "connection_rate",
             Self::Handshake => "handshake",
             Self::SlowReader => "slow_reader",
+            Self::Damaged => "damaged",
             Self::UpstreamFailed => "upstream_failed",
             Self::UpstreamCorrupt => "upstream_corrupt",
             Self::ShuttingDown => "shutting_down",

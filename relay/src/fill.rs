@@ -1,22 +1,23 @@
 //! Fills: one fetch of a blob however many wait for it, and none of them owns it.
 //!
-//! Whoever misses a blob joins (`Fills::join`) its fill. The fill is a task of the `Runner`, so it
-//! goes on when every viewer has left, and what it fetched is in the cache for the next. Those who
-//! wait see an `Outcome` and nothing in between: verified bytes, or a failure with its reason.
-//! A fill stays joinable until its blob is in the cache, so a blob is never fetched twice in a row
-//! for want of a moment. Only the fetching counts against the bound of fills: when the disk is
-//! slower than the network, blobs that wait to be written fill up `upstream.memory`, which slows
-//! the fetching down and refuses nobody.
+//! Whoever misses a blob joins (`Fills::join`) its fill and follows what comes
+//! ([`Growing`](crate::body::Growing)): verified groups as they arrive, then the end of the blob or a
+//! failure with its reason. The fill is a task of the `Runner`, so it goes on when every viewer has
+//! left, unless less of the blob is there than `fill.finish_from` says; and what it fetched is in the
+//! cache for the next. A fill stays joinable until its blob is in the cache, so a blob is never
+//! fetched twice in a row for want of a moment. Only the fetching counts against the bound of fills:
+//! when the disk is slower than the network, blobs that wait to be written fill up `upstream.memory`,
+//! which slows the fetching down and refuses nobody.
 
 use crate::{
     announce::Announcer,
-    cache::{Admission, Cache},
+    body::{Follower, Growing, Room, Whole},
+    cache::{Admission, AdmitError, Cache, Refused},
     content::{BlobId, ShardId},
     metrics::{Metrics, count_and_log},
     sync::lock,
-    upstream::{FetchError, Fetched, Record, Upstream},
+    upstream::{FetchError, Record, Upstream},
 };
-use bytes::Bytes;
 use lru::LruCache;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -25,11 +26,7 @@ use std::{
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
-use tokio::{
-    sync::{mpsc, watch},
-    task::JoinSet,
-    time::timeout,
-};
+use tokio::{sync::mpsc, task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 /// Settings of fills.
@@ -49,6 +46,9 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// Whether the relay announces to the directory what its cache holds. Default true.
     pub announce: bool,
+    /// A fill that every viewer has left goes on if this much of the blob is there, in percent, and
+    /// stops otherwise. Default 0: it always goes on, and the next viewer finds the blob in the cache.
+    pub finish_from: u8,
 }
 
 impl Default for Config {
@@ -59,19 +59,12 @@ impl Default for Config {
             absent_table: 10_000,
             drain_timeout: Duration::from_secs(3),
             announce: true,
+            finish_from: 0,
         }
     }
 }
 
-/// Where a fill stands.
-#[derive(Clone, Debug)]
-pub(crate) enum Outcome {
-    Pending,
-    Verified(Bytes),
-    Failed(FillError),
-}
-
-/// Why a fill gave no bytes.
+/// Why a fill did not bring the blob.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FillError {
     Fetch(FetchError),
@@ -81,8 +74,8 @@ pub(crate) enum FillError {
 
 /// What joining a fill gives.
 pub(crate) enum Joined {
-    /// Wait here.
-    Fill(watch::Receiver<Outcome>),
+    /// Read here.
+    Fill(Follower),
     /// Nobody held it a moment ago.
     Absent,
     /// Too many fills are going on.
@@ -105,7 +98,7 @@ struct Shared {
 struct State {
     /// At most `parallel` that are being fetched, and those that wait to be written, each of which
     /// takes at least 16 KiB of `upstream.memory`: 16,384 at its default, with their tasks 32 MiB.
-    active: HashMap<BlobId, watch::Receiver<Outcome>>,
+    active: HashMap<BlobId, Arc<Growing>>,
     /// How many of them are being fetched.
     fetching: usize,
     absent: Absent,
@@ -137,8 +130,9 @@ impl Absent {
 }
 
 struct Job {
-    id: BlobId,
-    outcome: watch::Sender<Outcome>,
+    growing: Arc<Growing>,
+    /// What the viewer that began it wants to read: fetched first.
+    range: Option<(u64, u64)>,
 }
 
 /// Makes the handle and what does the work.
@@ -153,14 +147,14 @@ pub(crate) fn build(config: &Config) -> (Fills, Runner) {
 }
 
 impl Fills {
-    /// Joins the fill of a blob, and starts it if there is none.
-    pub(crate) fn join(&self, id: BlobId, now: Instant) -> Joined {
+    /// Joins the fill of a blob, and starts it if there is none, with the bytes of `range`.
+    pub(crate) fn join(&self, id: BlobId, range: Option<(u64, u64)>, now: Instant) -> Joined {
         let mut state = lock(&self.0.state);
         if state.closed {
             return Joined::Closed;
         }
-        if let Some(outcome) = state.active.get(&id) {
-            return Joined::Fill(outcome.clone());
+        if let Some(growing) = state.active.get(&id) {
+            return Joined::Fill(growing.follow());
         }
         if state.absent.contains(id, now) {
             return Joined::Absent;
@@ -168,13 +162,14 @@ impl Fills {
         if state.fetching >= self.0.parallel {
             return Joined::Full;
         }
-        let (outcome, receiver) = watch::channel(Outcome::Pending);
-        if self.0.jobs.try_send(Job { id, outcome }).is_err() {
+        let growing = Growing::new(id);
+        let follower = growing.follow();
+        if self.0.jobs.try_send(Job { growing: Arc::clone(&growing), range }).is_err() {
             return Joined::Full;
         }
-        state.active.insert(id, receiver.clone());
+        state.active.insert(id, growing);
         state.fetching += 1;
-        Joined::Fill(receiver)
+        Joined::Fill(follower)
     }
 
     /// Whether the service is going down.
@@ -213,7 +208,7 @@ impl Runner {
                 () = stop.cancelled() => break,
                 Some(job) = self.queue.recv() => {
                     let active = Active::new(self.fills.clone(), job);
-                    running.spawn(fill(active, Arc::clone(&deps), self.config.announce));
+                    running.spawn(fill(active, Arc::clone(&deps), self.config.clone()));
                 }
                 // A panic in a fill has been reported by the panic hook, and the fill's guard has
                 // told those who waited.
@@ -248,16 +243,31 @@ impl Active {
     }
 
     /// From here on it only waits to be written.
-    fn fetched(&mut self, bytes: Bytes) {
-        self.tell(Outcome::Verified(bytes));
+    fn fetched(&mut self) {
         if std::mem::take(&mut self.fetching) {
             let mut state = lock(&self.fills.0.state);
             state.fetching = state.fetching.saturating_sub(1);
         }
     }
 
-    fn tell(&self, outcome: Outcome) {
-        self.job.outcome.send_replace(outcome);
+    /// Ends when nobody reads and less than `finish_from` percent of the blob is there. Nobody can
+    /// join any more by then.
+    async fn abandoned(&self, finish_from: u8) {
+        let growing = &self.job.growing;
+        loop {
+            growing.left().await;
+            let (came, of) = growing.came().unwrap_or((0, 1));
+            if u64::from(came) * 100 >= u64::from(of) * u64::from(finish_from) {
+                // What is there stays there.
+                return std::future::pending().await;
+            }
+            // Who joins does so under this lock.
+            let mut state = lock(&self.fills.0.state);
+            if growing.followers() == 0 {
+                state.active.remove(&growing.id());
+                return;
+            }
+        }
     }
 }
 
@@ -265,43 +275,50 @@ impl Drop for Active {
     fn drop(&mut self) {
         {
             let mut state = lock(&self.fills.0.state);
-            state.active.remove(&self.job.id);
+            let id = self.job.growing.id();
+            // One that was abandoned has left the table already, and the next may be in it.
+            if state.active.get(&id).is_some_and(|other| Arc::ptr_eq(other, &self.job.growing)) {
+                state.active.remove(&id);
+            }
             state.fetching = state.fetching.saturating_sub(usize::from(self.fetching));
         }
-        self.job.outcome.send_if_modified(|outcome| {
-            let unfinished = matches!(outcome, Outcome::Pending);
-            if unfinished {
-                *outcome = Outcome::Failed(FillError::Stopped);
-            }
-            unfinished
-        });
+        self.job.growing.fail(FillError::Stopped);
     }
 }
 
-async fn fill(mut active: Active, deps: Arc<Deps>, announce: bool) {
-    let id = active.job.id;
+async fn fill(mut active: Active, deps: Arc<Deps>, config: Config) {
+    let announce = config.announce;
+    let growing = Arc::clone(&active.job.growing);
+    let id = growing.id();
     // Whoever started this fill may have looked into the cache just before the last one was done.
     if deps.cache.len_of(id).is_some() {
-        if let Some(bytes) = deps.cache.read(id).await {
-            active.tell(Outcome::Verified(bytes));
+        if let Some(whole) = deps.cache.whole(id).await {
+            growing.whole(whole);
             return;
         }
         if announce {
             deps.announcer.withdraw(Record::Shard(ShardId(id))).await;
         }
     }
-    let Fetched { bytes, room } = match deps.upstream.fetch(id).await {
+    let fetched: Result<(Arc<Whole>, Room), _> = tokio::select! {
+        fetched = deps.upstream.fetch(&growing, active.job.range) => fetched,
+        () = active.abandoned(config.finish_from) => {
+            deps.metrics.fills_abandoned_total.inc();
+            return;
+        }
+    };
+    let (whole, room) = match fetched {
         Ok(fetched) => fetched,
         Err(error) => {
             if error == FetchError::NotFound {
                 lock(&active.fills.0.state).absent.insert(id, Instant::now());
             }
-            active.tell(Outcome::Failed(FillError::Fetch(error)));
+            growing.fail(FillError::Fetch(error));
             return;
         }
     };
-    active.fetched(bytes.clone());
-    let Admission { evicted, kept } = deps.cache.admit(id, bytes).await;
+    active.fetched();
+    let Admission { evicted, kept } = deps.cache.admit(whole).await;
     if announce {
         for victim in evicted {
             deps.announcer.withdraw(Record::Shard(ShardId(victim))).await;
@@ -314,7 +331,8 @@ async fn fill(mut active: Active, deps: Arc<Deps>, announce: bool) {
             deps.cache.set_told(id, Instant::now());
             deps.announcer.provide(Record::Shard(ShardId(id)));
         }
-        Ok(()) => {}
+        // That others are asked for more often is no failure, and is counted by the cache.
+        Ok(()) | Err(AdmitError::Refused { refused: Refused::Unwanted, .. }) => {}
         Err(error) => {
             if count_and_log(&deps.metrics.cache_write_failures_total) {
                 tracing::warn!("{id} is served but not cached: {error}");
@@ -327,6 +345,7 @@ async fn fill(mut active: Active, deps: Arc<Deps>, announce: bool) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures::FutureExt;
 
     fn config() -> Config {
         Config { parallel: 2, ..Config::default() }
@@ -341,23 +360,40 @@ mod tests {
         let (fills, mut runner) = build(&config());
         let now = Instant::now();
         for _ in 0..3 {
-            assert!(matches!(fills.join(id(1), now), Joined::Fill(_)));
+            assert!(matches!(fills.join(id(1), None, now), Joined::Fill(_)));
         }
-        assert!(matches!(fills.join(id(2), now), Joined::Fill(_)));
-        assert!(matches!(fills.join(id(3), now), Joined::Full));
+        assert!(matches!(fills.join(id(2), None, now), Joined::Fill(_)));
+        assert!(matches!(fills.join(id(3), None, now), Joined::Full));
         assert_eq!(fills.in_flight(), 2);
         let jobs: Vec<_> = std::iter::from_fn(|| runner.queue.try_recv().ok()).collect();
-        assert_eq!(jobs.iter().map(|job| job.id).collect::<Vec<_>>(), [id(1), id(2)]);
+        assert_eq!(jobs.iter().map(|job| job.growing.id()).collect::<Vec<_>>(), [id(1), id(2)]);
     }
 
     #[test]
     fn a_fill_that_is_dropped_tells_those_who_wait_and_leaves_the_table() {
         let (fills, mut runner) = build(&config());
-        let Joined::Fill(outcome) = fills.join(id(1), Instant::now()) else { panic!() };
+        let Joined::Fill(follower) = fills.join(id(1), None, Instant::now()) else { panic!() };
         let job = runner.queue.try_recv().unwrap();
         drop(Active::new(fills.clone(), job));
-        assert!(matches!(*outcome.borrow(), Outcome::Failed(FillError::Stopped)));
+        assert_eq!(follower.begun().now_or_never(), Some(Err(FillError::Stopped)));
         assert_eq!(fills.in_flight(), 0);
+    }
+
+    #[test]
+    fn a_fill_that_all_have_left_ends_unless_enough_is_there_or_somebody_joins() {
+        let (fills, mut runner) = build(&config());
+        let now = Instant::now();
+        let Joined::Fill(follower) = fills.join(id(1), None, now) else { panic!() };
+        let active = Active::new(fills.clone(), runner.queue.try_recv().unwrap());
+        assert!(active.abandoned(50).now_or_never().is_none(), "somebody reads");
+        drop(follower);
+        assert!(active.abandoned(0).now_or_never().is_none(), "it always goes on");
+        assert!(active.abandoned(50).now_or_never().is_some());
+        // The next who comes begins anew, and the end of the old one leaves that alone.
+        let Joined::Fill(next) = fills.join(id(1), None, now) else { panic!() };
+        drop(active);
+        assert_eq!(fills.in_flight(), 1);
+        assert!(next.begun().now_or_never().is_none());
     }
 
     #[test]
@@ -366,8 +402,8 @@ mod tests {
         let now = Instant::now();
         let later = now + config().absent_for;
         lock(&fills.0.state).absent.insert(id(1), now);
-        assert!(matches!(fills.join(id(1), now), Joined::Absent));
-        assert!(matches!(fills.join(id(1), later), Joined::Fill(_)));
+        assert!(matches!(fills.join(id(1), None, now), Joined::Absent));
+        assert!(matches!(fills.join(id(1), None, later), Joined::Fill(_)));
     }
 
     #[test]

@@ -1,16 +1,19 @@
 //! What the rest of the node holds of a running shard service.
 
 use crate::{
-    cache::{Cache, CacheStatus},
+    announce::Announcer,
+    cache::{Cache, CacheStatus, Explanation, PinError},
     content::{
-        Progress,
+        BlobId, Progress, ShardId,
         publish::{self, PublishError, Published},
     },
     fill::Fills,
     metrics::Metrics,
+    standing::Others,
     store::{Content, Origin, OriginStatus},
+    upstream::Record,
 };
-use libp2p::PeerId;
+use libp2p::{Multiaddr, PeerId};
 use serde::Serialize;
 use std::{net::SocketAddr, sync::Arc};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -26,10 +29,13 @@ pub(crate) struct Shared {
     pub(crate) origin: Option<Arc<Origin>>,
     pub(crate) cache: Option<Arc<Cache>>,
     pub(crate) fills: Fills,
+    /// Told of what is purged; `None` where the directory is not told of the cache.
+    pub(crate) announcer: Option<Announcer>,
     pub(crate) metrics: Metrics,
     pub(crate) max_connections: u32,
     pub(crate) phase: watch::Receiver<Phase>,
     pub(crate) publishes: mpsc::Sender<Publish>,
+    pub(crate) others: Others,
 }
 
 /// A publish that was asked for.
@@ -157,6 +163,12 @@ impl Relay {
         }
     }
 
+    /// Names other relays, the best first, to which viewers are sent when there is too much to do
+    /// here, or when this one goes down. At most 8 are told; none to begin with.
+    pub fn set_others(&self, relays: &[Multiaddr]) {
+        self.shared.others.set(relays);
+    }
+
     /// How busy it is: connections by what it may have, 0 none to 255 all. In steps of 16, so that
     /// what is made from it changes seldom.
     pub fn load(&self) -> u8 {
@@ -184,6 +196,42 @@ impl Relay {
             mpsc::error::TrySendError::Closed(_) => PublishError::Stopped,
         })?;
         answer.await.unwrap_or(Err(PublishError::Stopped))
+    }
+
+    /// Where the cache has a blob, why, or why not; `None` when there is no cache. Cheap.
+    pub fn explain(&self, id: BlobId) -> Option<Explanation> {
+        Some(self.shared.cache.as_ref()?.explain(id))
+    }
+
+    /// Keeps a blob that is in the cache from being evicted and from expiring, over restarts too, until
+    /// [`Self::unpin`] or [`Self::purge`].
+    ///
+    /// # Errors
+    /// When it is not in the cache (a node without one has none), or the pinned have their share.
+    pub async fn pin(&self, id: BlobId) -> Result<(), PinError> {
+        match &self.shared.cache {
+            Some(cache) => cache.pin(id).await,
+            None => Err(PinError::NotHeld),
+        }
+    }
+
+    /// Takes a pin back. Whether there was one.
+    pub async fn unpin(&self, id: BlobId) -> bool {
+        match &self.shared.cache {
+            Some(cache) => cache.unpin(id).await,
+            None => false,
+        }
+    }
+
+    /// Removes a blob from the cache, pinned or not, and tells the directory. Whether it was held. It is
+    /// fetched again when somebody asks for it.
+    pub async fn purge(&self, id: BlobId) -> bool {
+        let Some(cache) = &self.shared.cache else { return false };
+        let purged = cache.purge(id).await;
+        if let Some(announcer) = self.shared.announcer.as_ref().filter(|_| purged) {
+            announcer.withdraw(Record::Shard(ShardId(id))).await;
+        }
+        purged
     }
 
     /// The contents that the origin keeps, in the order of their ids; none when there is no origin.

@@ -7,33 +7,39 @@
 //!  viewer                                                         other nodes
 //!    │ QUIC, nsn-shard/1                                                ▲
 //!    ▼                                                                  │ QUIC, nsn-shard/1
-//!  server     accept ─ limits ─ handshake ─ read the request            │
+//!  server     accept ─ limits ─ handshake ─ read the request ─ shed     │
 //!    │                                                                  │
 //!    ▼                                                                  │
 //!  lookup     origin's store ── held ──────────────┐                    │
 //!    │ not held                                    │                    │
-//!    ├────── cache ─────────── hit ────────────────┤ verified bytes,    │
-//!    │ miss                                        │ with room for them │
-//!    └────── fill, one for all who wait ─ done ────┤ in memory          │
-//!              │                      ▲            ▼                    │
-//!              ▼                      │         send, until acknowledged│
-//!            upstream   directory ─ rank ─ staggered race ─ verify ─────┘
-//!                                     │
-//!                                     └─ admit to the cache, announce
+//!    ├────── cache ─────────── hit ────────────────┤ a body, with room  │
+//!    │ miss                                        │ for it in memory   │
+//!    └────── fill, one for all who wait ───────────┤                    │
+//!              │            ▲   group by group     ▼                    │
+//!              ▼            │                   send, until acknowledged│
+//!            upstream     verify ◀── ask, hedge, go on ◀── rank ────────┘
+//!                           │
+//!                           └─ whole: admit to the cache, announce
 //! ```
 //!
 //! 1. **Accept** ([`server`]): a connection is refused before its handshake when there are too many
-//!    or they come too fast. TLS proves the peer's identity.
-//! 2. **Request** ([`wire`]): one stream, one frame, bounded in bytes and in time.
-//! 3. **Lookup**: what is on disk is read whole and verified; what is damaged is put aside and
-//!    counts as absent.
-//! 4. **Fill** ([`fill`]): a miss joins the blob's fill, which belongs to no viewer.
-//! 5. **Upstream** ([`upstream`]): the [`Directory`] names sources, the best is asked first, the
-//!    next one when it is slow; the first bytes that hash to the id win.
-//! 6. **Admit** ([`cache`]): written under a temporary name, synced, renamed; the least recently
-//!    used makes room.
-//! 7. **Send**: from memory that was set aside, in pieces that the viewer has to take in time; raw,
-//!    or with the hashes that let each 16 KiB verify as it arrives ([`wire`]). A body that cannot be
+//!    or they come too fast, and proves its address first when many come at once. TLS proves the
+//!    peer's identity.
+//! 2. **Request** ([`wire`]): one stream, one frame, bounded in bytes and in time. When there is too
+//!    much to do, prefetches are refused first, then viewers that come anew.
+//! 3. **Lookup**: what is on disk is verified as it is read, 16 KiB by 16 KiB; what is damaged is put
+//!    aside and counts as absent.
+//! 4. **Fill** ([`fill`]): a miss joins the blob's fill, which belongs to no viewer, and reads what
+//!    comes as it comes (`body`).
+//! 5. **Upstream** ([`upstream`]): super-nodes of the settings, relays of the region and whomever the
+//!    [`Directory`] names are ranked by what was measured of them. The best is asked, another when it
+//!    is slow, silent or has failed; that one goes on at the byte reached. Every 16 KiB are verified
+//!    as they arrive.
+//! 6. **Admit** ([`cache`]): kept in memory, and on disk if it is asked for more often than what has to
+//!    make room; written under a temporary name, synced, renamed.
+//! 7. **Send**: from memory that was set aside, in pieces that wait for their turn where the rate is
+//!    limited (`pace`: viewers share it fairly, a seek before a prefetch) and that the viewer has to
+//!    take in time; raw, or with the hashes that let each 16 KiB verify as it arrives ([`wire`]). A body that cannot be
 //!    completed ends in a stream reset with a [`Code`](wire::Code).
 //!
 //! A super-node publishes files into the origin's store ([`content::publish`]); the [`client`] is a
@@ -42,11 +48,13 @@
 //! # Tasks
 //!
 //! [`build`] makes a handle and a [`Driver`] and touches nothing. The driver runs: the server, one
-//! task for each connection (`server.max_connections`) and each request (`server.max_requests`); the
-//! fills (`fill.parallel`); the announcer; the publisher (`publish.publishes`). All are joined when
-//! it ends.
+//! task for each connection (`server.max_connections`) and each request (`server.max_requests`), and
+//! one that gives turns where the rate is limited; the fills (`fill.parallel`); the health checks of
+//! sources; the announcer; the publisher (`publish.publishes`); what the cache does by
+//! itself. All are joined when it ends.
 
 pub mod announce;
+mod body;
 pub mod cache;
 pub mod client;
 mod config;
@@ -56,9 +64,12 @@ mod error;
 pub mod fill;
 mod handle;
 mod limits;
+pub mod load;
 mod lookup;
 mod metrics;
+mod pace;
 pub mod server;
+mod standing;
 pub mod store;
 mod sync;
 #[cfg(test)]
@@ -73,7 +84,8 @@ pub use driver::Driver;
 pub use error::{BuildError, Refusal, RunError};
 pub use handle::{NotReady, Phase, Relay, RelayStatus, Status};
 pub use metrics::Metrics;
-pub use transport::TlsError;
+pub use standing::{Standing, Unknown};
+pub use transport::{Cipher, Congestion, Quic, TlsError};
 pub use upstream::{Class, Directory, DirectoryError, Record, Source, TellError};
 
 use cache::Cache;
@@ -89,6 +101,8 @@ pub struct Deps {
     pub identity: Keypair,
     /// Who holds what.
     pub directory: Arc<dyn Directory>,
+    /// Who answers for its viewers.
+    pub standing: Arc<dyn Standing>,
     /// What it counts. Registered once by the caller, so that a service that is built again goes on
     /// counting.
     pub metrics: Metrics,
@@ -108,15 +122,14 @@ pub struct Deps {
 /// When a setting is out of bounds or no folder is given.
 pub fn build(config: Config, deps: Deps) -> Result<(Relay, Driver), BuildError> {
     config.validate()?;
-    let Deps { identity, directory, metrics, origin_dir, cache_dir, withhold } = deps;
+    let Deps { identity, directory, standing, metrics, origin_dir, cache_dir, withhold } = deps;
     if origin_dir.is_none() && cache_dir.is_none() {
         return Err(BuildError::NoRole);
     }
     let tls = transport::server_config(&identity, &config.server)?;
     let disk = Disk::new(config.store.parallel, metrics.clone());
     let files = |root| Files::new(root, &config.store, disk.clone());
-    let origin =
-        origin_dir.map(|dir| Arc::new(Origin::new(files(dir), &config.store, metrics.clone())));
+    let origin = origin_dir.map(|dir| Arc::new(Origin::new(files(dir), &config.store)));
     let cache =
         cache_dir.map(|dir| Arc::new(Cache::new(files(dir), &config.cache, metrics.clone())));
     let (fills, fill_runner) = fill::build(&config.fill);
@@ -127,6 +140,7 @@ pub fn build(config: Config, deps: Deps) -> Result<(Relay, Driver), BuildError> 
     let (announcer, announce_runner) =
         announce::build(&config.announce, Arc::clone(&directory), Arc::new(held), metrics.clone());
     let (publish_sender, publishes) = mpsc::channel(config.publish.publishes);
+    let others = standing::Others::default();
     let (phase, phase_receiver) = watch::channel(Phase::Starting);
 
     let shared = Shared {
@@ -134,15 +148,19 @@ pub fn build(config: Config, deps: Deps) -> Result<(Relay, Driver), BuildError> 
         origin: origin.clone(),
         cache: cache.clone(),
         fills: fills.clone(),
+        announcer: config.fill.announce.then(|| announcer.clone()),
         metrics: metrics.clone(),
         max_connections: config.server.max_connections,
         phase: phase_receiver,
         publishes: publish_sender,
+        others: others.clone(),
     };
     let driver = Driver {
         config,
         identity,
         directory,
+        standing,
+        others,
         metrics,
         disk,
         tls,

@@ -10,7 +10,7 @@ use std::{
     net::{IpAddr, Ipv6Addr},
     num::NonZeroUsize,
     sync::{Arc, Mutex},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 /// Lets `rate` things a second through, and a second's worth at once.
@@ -36,7 +36,16 @@ impl Bucket {
         }
         allowed
     }
+
+    /// Whether it is as good as new.
+    fn is_full(&self, now: Instant) -> bool {
+        // However much was taken, a second brings it back.
+        now.saturating_duration_since(self.filled) >= FULL_AFTER
+    }
 }
+
+/// A bucket holds a second's worth.
+const FULL_AFTER: Duration = Duration::from_secs(1);
 
 /// Who counts as one source: an IPv4 address, or a /64 of IPv6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -67,8 +76,8 @@ pub(crate) struct ConnectionRate {
     total_rate: u32,
     source_rate: u32,
     total: Bucket,
-    /// The sources seen last. At 10,000 entries of about 100 bytes, 1 MB. One that falls out comes
-    /// back with a full bucket; the total still holds.
+    /// The sources seen last, and of these no more than came within a second or two. At 10,000 entries
+    /// of about 100 bytes, 1 MB. One that falls out comes back with a full bucket; the total still holds.
     sources: LruCache<Net, Bucket>,
 }
 
@@ -85,6 +94,7 @@ impl ConnectionRate {
     /// Whether a connection from `addr` may come now. The source's own bucket is asked first, so
     /// that one loud source cannot use up what is there for all.
     pub(crate) fn admit(&mut self, addr: IpAddr, now: Instant) -> bool {
+        self.expire(now);
         if self.source_rate > 0 {
             let full = || Bucket::full(self.source_rate, now);
             let bucket = self.sources.get_or_insert_mut(Net::of(addr), full);
@@ -93,6 +103,16 @@ impl ConnectionRate {
             }
         }
         self.total_rate == 0 || self.total.take(self.total_rate, now)
+    }
+
+    /// Forgets sources that would be the same if they were new; two at a time, since one comes.
+    fn expire(&mut self, now: Instant) {
+        for _ in 0..2 {
+            if !self.sources.peek_lru().is_some_and(|(_, bucket)| bucket.is_full(now)) {
+                return;
+            }
+            self.sources.pop_lru();
+        }
     }
 }
 
@@ -145,7 +165,6 @@ impl Drop for OpenConnection {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::time::Duration;
 
     fn rate(total: u32, source: u32, now: Instant) -> ConnectionRate {
         ConnectionRate::new(total, source, NonZeroUsize::new(4).unwrap(), now)
@@ -194,6 +213,21 @@ mod tests {
             assert!(rate.admit(IpAddr::from([10, 0, 0, n]), now));
             assert!(rate.sources.len() <= 4);
         }
+    }
+
+    #[test]
+    fn a_source_that_was_not_seen_for_a_second_is_forgotten() {
+        let start = Instant::now();
+        let mut rate = ConnectionRate::new(0, 2, NonZeroUsize::new(100).unwrap(), start);
+        for n in 0..50 {
+            assert!(rate.admit(IpAddr::from([10, 0, 0, n]), start));
+        }
+        assert_eq!(rate.sources.len(), 50);
+        let later = start + Duration::from_secs(1);
+        for _ in 0..50 {
+            rate.admit(ip("10.1.0.0"), later);
+        }
+        assert_eq!(rate.sources.len(), 1);
     }
 
     #[test]

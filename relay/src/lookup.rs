@@ -1,28 +1,26 @@
 //! Finding a blob: the origin's store, then the relay's cache, then a fill.
 //!
 //! Every blob that is found holds room in memory until it is sent, so that however many viewers
-//! read slowly, what is held for them is bounded.
+//! read slowly, what is held for them is bounded. Those who read one that is being fetched share
+//! their room, since they read the same memory.
 
 use crate::{
     announce::Announcer,
-    cache::Cache,
+    body::{Body, Follower, Memory, Room},
+    cache::{Cache, Hit},
     content::{BlobId, ContentId, ShardId},
     error::Refusal,
-    fill::{FillError, Fills, Joined, Outcome},
+    fill::{FillError, Fills, Joined},
     metrics::Metrics,
     store::Origin,
-    upstream::{FetchError, Memory, Record},
+    upstream::{FetchError, Record},
     wire::Source,
 };
-use bytes::Bytes;
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use tokio::{
-    sync::{OwnedSemaphorePermit, watch},
-    time::timeout,
-};
+use tokio::time::timeout;
 
 /// Where blobs are looked for.
 pub(crate) struct Lookup {
@@ -43,17 +41,22 @@ pub(crate) struct RelaySide {
     pub(crate) announce: bool,
 }
 
-/// A verified blob.
+/// A blob that can be read.
 pub(crate) struct Found {
-    pub(crate) bytes: Bytes,
+    pub(crate) body: Body,
     pub(crate) source: Source,
-    /// Given back when dropped.
-    pub(crate) room: OwnedSemaphorePermit,
+    /// Given back when the last who shares it is done.
+    pub(crate) room: Room,
 }
 
 impl Lookup {
-    /// Finds a blob; `fill` says whether a relay may fetch it.
-    pub(crate) async fn find(&self, id: BlobId, fill: bool) -> Result<Found, Refusal> {
+    /// Finds a blob; `fill` says whether a relay may fetch it, beginning with `range`.
+    pub(crate) async fn find(
+        &self,
+        id: BlobId,
+        range: Option<(u64, u64)>,
+        fill: bool,
+    ) -> Result<Found, Refusal> {
         if let Some(found) = self.in_origin(id).await? {
             return Ok(found);
         }
@@ -66,8 +69,30 @@ impl Lookup {
         if !fill {
             return Err(Refusal::NotFound);
         }
-        match relay.fills.join(id, Instant::now()) {
-            Joined::Fill(outcome) => self.wait(relay, outcome).await,
+        self.fetch(relay, id, range).await
+    }
+
+    /// Finds a blob anywhere but here, where the disk fails to read it.
+    pub(crate) async fn elsewhere(
+        &self,
+        id: BlobId,
+        range: Option<(u64, u64)>,
+        fill: bool,
+    ) -> Result<Found, Refusal> {
+        match &self.relay {
+            Some(relay) if fill => self.fetch(relay, id, range).await,
+            _ => Err(Refusal::NotFound),
+        }
+    }
+
+    async fn fetch(
+        &self,
+        relay: &RelaySide,
+        id: BlobId,
+        range: Option<(u64, u64)>,
+    ) -> Result<Found, Refusal> {
+        match relay.fills.join(id, range, Instant::now()) {
+            Joined::Fill(follower) => self.follow(relay, follower).await,
             Joined::Absent => Err(Refusal::NotFound),
             Joined::Full => Err(Refusal::Fills),
             Joined::Closed => Err(Refusal::ShuttingDown),
@@ -85,27 +110,34 @@ impl Lookup {
         let Some(len) = origin.len_of(id) else { return Ok(None) };
         let room = self.room(len).await?;
         // A disk that fails says nothing about the blob: `not found` would send the viewer away.
-        let read = origin.read(id).await.map_err(|_| Refusal::Internal)?;
-        if read.is_none() {
+        let stored = origin.stored(id).await.map_err(|_| Refusal::Internal)?;
+        if stored.is_none() {
             // It has just been found damaged or gone. Does nothing if only this reading failed.
             self.announcer.withdraw(Record::Shard(ShardId(id))).await;
             self.announcer.withdraw(Record::Content(ContentId(id))).await;
         }
-        Ok(read.map(|bytes| Found { bytes, source: Source::Disk, room }))
+        Ok(stored.map(|stored| Found { body: Body::File(stored), source: Source::Disk, room }))
     }
 
     async fn in_cache(&self, relay: &RelaySide, id: BlobId) -> Result<Option<Found>, Refusal> {
         let Some(len) = relay.cache.len_of(id) else { return Ok(None) };
         let room = self.room(len).await?;
-        let read = relay.cache.read(id).await;
-        if read.is_none() && relay.announce {
+        let hit = relay.cache.find(id).await;
+        if hit.is_none() && relay.announce {
             // It was found damaged or gone. Does nothing if only this reading failed.
             self.announcer.withdraw(Record::Shard(ShardId(id))).await;
         }
-        if read.is_some() && relay.announce {
+        if hit.is_some() && relay.announce {
             self.touch(relay, id, Instant::now());
         }
-        Ok(read.map(|bytes| Found { bytes, source: Source::Disk, room }))
+        Ok(hit.map(|hit| {
+            let (body, source) = match hit {
+                Hit::Memory(whole) => (Body::Memory(whole), Source::Memory),
+                Hit::Loaded(whole) => (Body::Memory(whole), Source::Disk),
+                Hit::File(stored) => (Body::File(stored), Source::Disk),
+            };
+            Found { body, source, room }
+        }))
     }
 
     /// Has the directory told again, now and then, of a blob that is in use.
@@ -116,38 +148,35 @@ impl Lookup {
         }
     }
 
-    async fn wait(
-        &self,
-        relay: &RelaySide,
-        mut outcome: watch::Receiver<Outcome>,
-    ) -> Result<Found, Refusal> {
-        let already = !matches!(*outcome.borrow(), Outcome::Pending);
-        let finished = outcome.wait_for(|outcome| !matches!(outcome, Outcome::Pending));
-        let finished = match timeout(self.fill_wait, finished).await {
-            Ok(Ok(finished)) => finished.clone(),
-            // The fill ended without a word, which its guard rules out.
-            Ok(Err(_)) => Outcome::Failed(FillError::Stopped),
-            Err(_) => Outcome::Failed(FillError::Fetch(FetchError::Failed)),
-        };
-        match finished {
-            Outcome::Verified(bytes) => {
-                let room = self.room(u32::try_from(bytes.len()).unwrap_or(u32::MAX)).await?;
-                let source = if already { Source::Memory } else { Source::Upstream };
-                Ok(Found { bytes, source, room })
-            }
-            Outcome::Failed(FillError::Fetch(error)) => Err(match error {
-                FetchError::NotFound => Refusal::NotFound,
-                FetchError::Busy => Refusal::UpstreamBusy,
-                FetchError::Failed => Refusal::UpstreamFailed,
-                FetchError::Corrupt => Refusal::UpstreamCorrupt,
-            }),
-            Outcome::Failed(FillError::Stopped) | Outcome::Pending => {
-                Err(if relay.fills.closed() { Refusal::ShuttingDown } else { Refusal::Internal })
-            }
-        }
+    /// Reads a blob that is being fetched, from when its first group came.
+    async fn follow(&self, relay: &RelaySide, follower: Follower) -> Result<Found, Refusal> {
+        let source = if follower.is_whole() { Source::Memory } else { Source::Upstream };
+        let begun = timeout(self.fill_wait, follower.begun());
+        let failed = FillError::Fetch(FetchError::Failed);
+        begun.await.unwrap_or(Err(failed)).map_err(|error| refusal(error, relay.fills.closed()))?;
+        let room = timeout(self.memory_wait, follower.room(&self.memory)).await;
+        let room = room.map_err(|_| Refusal::Memory)?;
+        Ok(Found { body: Body::Growing(follower), source, room })
     }
 
-    async fn room(&self, len: u32) -> Result<OwnedSemaphorePermit, Refusal> {
+    /// Why a body that was being sent cannot be sent to its end.
+    pub(crate) fn broken(&self, error: FillError) -> Refusal {
+        refusal(error, self.relay.as_ref().is_some_and(|relay| relay.fills.closed()))
+    }
+
+    async fn room(&self, len: u32) -> Result<Room, Refusal> {
         timeout(self.memory_wait, self.memory.room(len)).await.map_err(|_| Refusal::Memory)
+    }
+}
+
+/// What a viewer is told when a fill failed; `closed` says whether the service is going down.
+fn refusal(error: FillError, closed: bool) -> Refusal {
+    match error {
+        FillError::Fetch(FetchError::NotFound) => Refusal::NotFound,
+        FillError::Fetch(FetchError::Busy) => Refusal::UpstreamBusy,
+        FillError::Fetch(FetchError::Failed) => Refusal::UpstreamFailed,
+        FillError::Fetch(FetchError::Corrupt) => Refusal::UpstreamCorrupt,
+        FillError::Stopped if closed => Refusal::ShuttingDown,
+        FillError::Stopped => Refusal::Internal,
     }
 }

@@ -17,10 +17,48 @@ pub struct Metrics {
     pub cache_misses_total: Counter<U64>,
     /// Blobs asked of other nodes, however many viewers wait for one.
     pub upstream_fetches_total: Counter<U64>,
+    /// From asking a source to its first verified group.
+    pub upstream_first_group_seconds: Histogram,
+    /// Second sources asked beside a slow one, by `outcome`: `asked`; and what became of it, `won` if
+    /// it delivered, `lost` if another did.
+    pub hedges_total: CounterVec<U64>,
+    /// Blobs that another source went on with, at the byte where one failed or fell silent.
+    pub failovers_total: Counter<U64>,
+    /// Sources that are not asked for a while.
+    pub breakers_open: Gauge<U64>,
+    /// Sources that answered when they were last asked whether they do.
+    pub p2p_peers: Gauge<U64>,
+    /// Questions whether a source answers that had no answer.
+    pub health_check_failures_total: Counter<U64>,
     /// Single attempts at a source that failed, by `reason`.
     pub upstream_failures_total: CounterVec<U64>,
+    /// Fills that stopped because every viewer had left.
+    pub fills_abandoned_total: Counter<U64>,
     /// Blobs evicted to make room.
     pub cache_evictions_total: Counter<U64>,
+    /// Blobs found in the relay's cache, by `tier`: `memory` or `disk`.
+    pub cache_tier_hits_total: CounterVec<U64>,
+    /// Blobs that were fetched and not taken to disk, by `reason`: what would have had to go was asked
+    /// for more often (`unwanted`), or there was no room to be made (`no_room`).
+    pub cache_admissions_refused_total: CounterVec<U64>,
+    /// Blobs that were held for longer than they may be.
+    pub cache_expired_total: Counter<U64>,
+    /// Blobs that memory gave up.
+    pub cache_memory_evictions_total: Counter<U64>,
+    /// Bytes of blobs in memory.
+    pub cache_memory_bytes: Gauge<U64>,
+    /// Bytes that the cache may hold on disk, as full as the disk is.
+    pub cache_capacity_bytes: Gauge<U64>,
+    /// Bytes in the cache that are pinned.
+    pub cache_pinned_bytes: Gauge<U64>,
+    /// Bytes read to see whether they are still what they were.
+    pub scrub_bytes_total: Counter<U64>,
+    /// Blobs that were found damaged or gone by that.
+    pub scrub_damaged_total: Counter<U64>,
+    /// Files that belonged to no blob, deleted by that.
+    pub scrub_strays_total: Counter<U64>,
+    /// Passes over all of the cache by that.
+    pub scrub_passes_total: Counter<U64>,
     /// Blobs that were fetched and could not be written to the cache.
     pub cache_write_failures_total: Counter<U64>,
     /// Bytes of bodies that viewers have acknowledged.
@@ -37,12 +75,21 @@ pub struct Metrics {
     pub upstream_fetch_latency_seconds: Histogram,
     /// From asking for a disk operation to its turn.
     pub disk_wait_seconds: Histogram,
+    /// From a request to the first byte of its body.
+    pub first_byte_seconds: Histogram,
+    /// From wanting to send a piece to its turn, where the rate is limited.
+    pub turn_wait_seconds: Histogram,
+    /// Connections that had to prove their address first.
+    pub address_checks_total: Counter<U64>,
     /// Requests and connections refused, by `reason`.
     pub refusals_total: CounterVec<U64>,
     /// Blobs found damaged, by `place`: `origin`, `cache` or `upstream`.
     pub corrupt_blobs_total: CounterVec<U64>,
     /// Blobs on disk that the disk failed to read, by `place`: `origin` or `cache`.
     pub disk_read_failures_total: CounterVec<U64>,
+    /// Writings that the disk failed or had no room for, by `place`: `origin` or `cache`. Something to
+    /// alert on: what is fetched is served all the same.
+    pub disk_write_failures_total: CounterVec<U64>,
     /// Records that wait to be told to the directory.
     pub announcements_waiting: Gauge<U64>,
     /// Passes over all that is held, by `reason`: the directory has started (`start`), or there was
@@ -72,19 +119,66 @@ impl Metrics {
 
     fn make(registry: Option<&Registry>) -> Result<Self, PrometheusError> {
         let make = Make(registry);
-        Ok(Self {
+        let metrics = Self {
             cache_hits_total: make.counter("cache_hits_total", "Requests answered from cache")?,
             cache_misses_total: make
                 .counter("cache_misses_total", "Requests that the cache could not answer")?,
             upstream_fetches_total: make
                 .counter("upstream_fetches_total", "Blobs asked of other nodes")?,
+            upstream_first_group_seconds: make.histogram(
+                "upstream_first_group_seconds",
+                "From asking a source to its first verified group",
+            )?,
+            hedges_total: make.counters(
+                "hedges_total",
+                "Second sources asked beside a slow one",
+                "outcome",
+            )?,
+            failovers_total: make.counter(
+                "failovers_total",
+                "Blobs that another source went on with in the middle",
+            )?,
+            breakers_open: make.gauge("breakers_open", "Sources not asked for a while")?,
+            p2p_peers: make.gauge("p2p_peers", "Sources that answer")?,
+            health_check_failures_total: make.counter(
+                "health_check_failures_total",
+                "Health checks of a source without an answer",
+            )?,
             upstream_failures_total: make.counters(
                 "upstream_failures_total",
                 "Attempts at a source that failed",
                 "reason",
             )?,
+            fills_abandoned_total: make
+                .counter("fills_abandoned_total", "Fills stopped because every viewer had left")?,
             cache_evictions_total: make
                 .counter("cache_evictions_total", "Blobs evicted to make room")?,
+            cache_tier_hits_total: make.counters(
+                "cache_tier_hits_total",
+                "Blobs found in the cache",
+                "tier",
+            )?,
+            cache_admissions_refused_total: make.counters(
+                "cache_admissions_refused_total",
+                "Blobs that the cache did not take to disk",
+                "reason",
+            )?,
+            cache_expired_total: make
+                .counter("cache_expired_total", "Blobs that were held for too long")?,
+            cache_memory_evictions_total: make
+                .counter("cache_memory_evictions_total", "Blobs that memory gave up")?,
+            cache_memory_bytes: make.gauge("cache_memory_bytes", "Bytes of blobs in memory")?,
+            cache_capacity_bytes: make
+                .gauge("cache_capacity_bytes", "Bytes that the cache may hold")?,
+            cache_pinned_bytes: make.gauge("cache_pinned_bytes", "Bytes that are pinned")?,
+            scrub_bytes_total: make
+                .counter("scrub_bytes_total", "Bytes of the cache read to find damage")?,
+            scrub_damaged_total: make
+                .counter("scrub_damaged_total", "Blobs that the scrub found damaged or gone")?,
+            scrub_strays_total: make
+                .counter("scrub_strays_total", "Files of no blob that the scrub deleted")?,
+            scrub_passes_total: make
+                .counter("scrub_passes_total", "Passes of the scrub over all of the cache")?,
             cache_write_failures_total: make
                 .counter("cache_write_failures_total", "Blobs that could not be cached")?,
             bytes_served_total: make
@@ -103,6 +197,16 @@ impl Metrics {
             )?,
             disk_wait_seconds: make
                 .histogram("disk_wait_seconds", "From asking for a disk operation to its turn")?,
+            first_byte_seconds: make
+                .histogram("first_byte_seconds", "From a request to the first byte of its body")?,
+            turn_wait_seconds: make.histogram(
+                "turn_wait_seconds",
+                "From wanting to send a piece to its turn, where the rate is limited",
+            )?,
+            address_checks_total: make.counter(
+                "address_checks_total",
+                "Connections that had to prove their address first",
+            )?,
             refusals_total: make.counters(
                 "refusals_total",
                 "Requests and connections refused",
@@ -116,6 +220,11 @@ impl Metrics {
             disk_read_failures_total: make.counters(
                 "disk_read_failures_total",
                 "Blobs that the disk failed to read",
+                "place",
+            )?,
+            disk_write_failures_total: make.counters(
+                "disk_write_failures_total",
+                "Writings that the disk failed or had no room for",
                 "place",
             )?,
             announcements_waiting: make
@@ -135,7 +244,13 @@ impl Metrics {
                 "Requests to the directory that failed",
                 "operation",
             )?,
-        })
+        };
+        // Who alerts on these wants to see that they are zero.
+        for place in ["origin", "cache"] {
+            metrics.disk_write_failures_total.with_label_values(&[place]);
+            metrics.disk_read_failures_total.with_label_values(&[place]);
+        }
+        Ok(metrics)
     }
 }
 

@@ -1,19 +1,26 @@
 //! Sockets, TLS and QUIC settings, for both sides of a shard connection.
 //!
 //! Certificates carry the libp2p TLS extension, so a connection proves the `PeerId` of both ends.
-//! The crypto provider is named explicitly (aws-lc-rs, inside `libp2p_tls`), and session keys are
+//! The crypto provider is named explicitly (aws-lc-rs, inside `libp2p_tls` too), and session keys are
 //! never logged.
 
+mod tls;
+
+pub use tls::Cipher;
+
 use crate::{server, wire::ALPN};
+use futures::future::select_all;
 use libp2p::{PeerId, identity::Keypair};
 use quinn::{
-    Connection, Endpoint, EndpointConfig, IdleTimeout, TokioRuntime, TransportConfig, VarInt,
+    AckFrequencyConfig, Connection, Endpoint, EndpointConfig, IdleTimeout, Incoming, TokioRuntime,
+    TransportConfig, VarInt, congestion,
     crypto::{
         CryptoError, HmacKey,
         rustls::{QuicClientConfig, QuicServerConfig},
     },
 };
 use quinn_proto::HashedConnectionIdGenerator;
+use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::{
     io,
@@ -31,6 +38,53 @@ pub enum TlsError {
     /// The provider lacks the suite that QUIC begins with.
     #[error("the TLS library lacks the cipher suite that QUIC begins with")]
     Suite(#[from] quinn::crypto::rustls::NoInitialCipherSuite),
+    /// The TLS library does not take the key or the suites.
+    #[error("TLS cannot be set up")]
+    Setup(#[from] rustls::Error),
+}
+
+/// How fast a sender goes, and what makes it slow down.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Congestion {
+    /// CUBIC (RFC 9438): gives way when packets are lost.
+    #[default]
+    Cubic,
+    /// BBR, as far as quinn has it, which calls it experimental: goes by what is delivered.
+    Bbr,
+    /// New Reno (RFC 9002).
+    NewReno,
+}
+
+/// Settings of QUIC itself, for connections that this node accepts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Quic {
+    /// The cipher: `auto`, `aes128` or `chacha20`. Default `auto`: AES-128-GCM where the processor
+    /// has instructions for it.
+    pub cipher: Cipher,
+    /// Congestion control: `cubic`, `bbr` or `new_reno`. Default `cubic`.
+    pub congestion: Congestion,
+    /// Bytes of the first packets' payload, before a path has shown that it carries more: 1,200 to
+    /// 1,472. Default 1,200, which every path carries.
+    pub initial_mtu: u16,
+    /// Whether the system cuts packets (GSO), several for one call. Default true.
+    pub segmentation_offload: bool,
+    /// Packets for which a viewer sends one acknowledgement, if it can be asked to; 0 leaves that to
+    /// the viewer, which then sends one for every second packet. Default 0.
+    pub packets_per_ack: u32,
+}
+
+impl Default for Quic {
+    fn default() -> Self {
+        Self {
+            cipher: Cipher::Auto,
+            congestion: Congestion::Cubic,
+            initial_mtu: 1200,
+            segmentation_offload: true,
+            packets_per_ack: 0,
+        }
+    }
 }
 
 /// What the server's endpoint needs.
@@ -38,7 +92,7 @@ pub(crate) fn server_config(
     identity: &Keypair,
     config: &server::Config,
 ) -> Result<quinn::ServerConfig, TlsError> {
-    let mut tls = libp2p_tls::make_server_config(identity)?;
+    let mut tls = tls::server(identity, config.quic.cipher)?;
     tls.alpn_protocols = vec![ALPN.to_vec()];
     tls.key_log = Arc::new(rustls::NoKeyLog {});
     // Viewers make a new certificate for each connection and resume nothing.
@@ -66,7 +120,26 @@ fn server_transport(config: &server::Config) -> TransportConfig {
         // Unacknowledged bytes of one connection. They are slices of bodies that count against
         // `server.body_memory` until acknowledged, so this bounds one viewer and not the whole.
         .send_window(config.send_window)
-        .max_idle_timeout(idle(config.idle_timeout));
+        .max_idle_timeout(idle(config.idle_timeout))
+        .initial_mtu(config.quic.initial_mtu)
+        .enable_segmentation_offload(config.quic.segmentation_offload);
+    match config.quic.congestion {
+        Congestion::Cubic => {
+            transport.congestion_controller_factory(Arc::new(congestion::CubicConfig::default()))
+        }
+        Congestion::Bbr => {
+            transport.congestion_controller_factory(Arc::new(congestion::BbrConfig::default()))
+        }
+        Congestion::NewReno => {
+            transport.congestion_controller_factory(Arc::new(congestion::NewRenoConfig::default()))
+        }
+    };
+    if config.quic.packets_per_ack > 0 {
+        let mut acks = AckFrequencyConfig::default();
+        // The threshold is how many packets go by without one.
+        acks.ack_eliciting_threshold(VarInt::from_u32(config.quic.packets_per_ack - 1));
+        transport.ack_frequency_config(Some(acks));
+    }
     transport
 }
 
@@ -121,6 +194,30 @@ pub(crate) const SERVER_NAME: &str = "nsn";
 
 /// A bound UDP socket with large buffers, as far as the system allows them.
 pub(crate) fn socket(addr: SocketAddr, buffer: usize) -> io::Result<UdpSocket> {
+    bind(addr, buffer, false)
+}
+
+/// `count` sockets at one address, among which the system divides what comes by where it comes from;
+/// at least one.
+fn sockets(addr: SocketAddr, buffer: usize, count: usize) -> io::Result<Vec<UdpSocket>> {
+    if count <= 1 {
+        return Ok(vec![socket(addr, buffer)?]);
+    }
+    if addr.port() != 0 {
+        // Sockets that share an address share it with any program of the same user; one that does not
+        // finds out whether another program is there.
+        drop(socket(addr, buffer)?);
+    }
+    let first = bind(addr, buffer, true)?;
+    let addr = first.local_addr()?;
+    let mut sockets = vec![first];
+    for _ in 1..count {
+        sockets.push(bind(addr, buffer, true)?);
+    }
+    Ok(sockets)
+}
+
+fn bind(addr: SocketAddr, buffer: usize, shared: bool) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
     if addr.is_ipv6()
         && let Err(error) = socket.set_only_v6(false)
@@ -132,8 +229,51 @@ pub(crate) fn socket(addr: SocketAddr, buffer: usize) -> io::Result<UdpSocket> {
     if let Err(error) = grown {
         tracing::debug!("Socket buffers stay at the system's default: {error}");
     }
+    socket.set_reuse_port(shared)?;
     socket.bind(&addr.into())?;
     Ok(socket.into())
+}
+
+/// The sockets of a server, each with a task of its own that takes in packets.
+pub(crate) struct Listeners(Vec<Endpoint>);
+
+impl Listeners {
+    /// Binds `config.sockets` sockets.
+    ///
+    /// # Errors
+    /// When the address is taken or is none of this machine.
+    pub(crate) fn bind(
+        config: &server::Config,
+        tls: &quinn::ServerConfig,
+        identity: &Keypair,
+    ) -> io::Result<Self> {
+        let sockets = sockets(config.listen_addr, config.socket_buffer, config.sockets)?;
+        let endpoints = sockets.into_iter().map(|s| server_endpoint(s, tls.clone(), identity));
+        endpoints.collect::<io::Result<_>>().map(Self)
+    }
+
+    /// Where it listens, with the real port.
+    pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.0.first().ok_or(io::ErrorKind::NotConnected)?.local_addr()
+    }
+
+    /// The next connection; `None` when a socket has failed.
+    pub(crate) async fn accept(&self) -> Option<Incoming> {
+        select_all(self.0.iter().map(|endpoint| Box::pin(endpoint.accept()))).await.0
+    }
+
+    pub(crate) fn close(&self, code: VarInt, reason: &[u8]) {
+        for endpoint in &self.0 {
+            endpoint.close(code, reason);
+        }
+    }
+
+    /// Waits until the peers of all connections were told.
+    pub(crate) async fn wait_idle(&self) {
+        for endpoint in &self.0 {
+            endpoint.wait_idle().await;
+        }
+    }
 }
 
 /// A server's endpoint on `socket`.
@@ -189,7 +329,11 @@ impl HmacKey for ResetKey {
 pub(crate) fn dialling_endpoint(buffer: usize) -> io::Result<Endpoint> {
     let any_v6 = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0));
     let any_v4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
-    let socket = socket(any_v6, buffer).or_else(|_| socket(any_v4, buffer))?;
+    endpoint(socket(any_v6, buffer).or_else(|_| socket(any_v4, buffer))?)
+}
+
+/// An endpoint on `socket` that only dials.
+pub(crate) fn endpoint(socket: UdpSocket) -> io::Result<Endpoint> {
     Endpoint::new(EndpointConfig::default(), None, socket, Arc::new(TokioRuntime))
 }
 
@@ -259,6 +403,45 @@ mod tests {
         let end = tokio::time::timeout(Duration::from_secs(5), connection.closed()).await;
         assert!(matches!(end, Ok(quinn::ConnectionError::Reset)), "{end:?}");
         second.shutdown_background();
+    }
+
+    #[tokio::test]
+    async fn sockets_share_an_address_among_themselves_and_with_no_other_service() {
+        let config = server::Config {
+            listen_addr: (Ipv4Addr::LOCALHOST, 0).into(),
+            sockets: 3,
+            ..server::Config::default()
+        };
+        let identity = Keypair::generate_ed25519();
+        let tls = server_config(&identity, &config).unwrap();
+        let first = Listeners::bind(&config, &tls, &identity).unwrap();
+        let listen_addr = first.local_addr().unwrap();
+        assert_eq!(first.0.len(), 3);
+        assert!(first.0.iter().all(|socket| socket.local_addr().unwrap() == listen_addr));
+        for sockets in [1, 3] {
+            let other = server::Config { listen_addr, sockets, ..config.clone() };
+            let error = Listeners::bind(&other, &tls, &identity).err().unwrap();
+            assert_eq!(error.kind(), io::ErrorKind::AddrInUse, "{sockets}");
+        }
+        // Whichever socket the system chooses, there is a server behind it.
+        let server = tokio::spawn(async move {
+            let mut open = Vec::new();
+            for _ in 0..10 {
+                open.push(first.accept().await.unwrap().await.unwrap());
+            }
+            open
+        });
+        let peer = identity.public().to_peer_id();
+        let mut connected = Vec::new();
+        for _ in 0..10 {
+            let viewer = dialling_endpoint(64 * 1024).unwrap();
+            let ours = Keypair::generate_ed25519();
+            let idle = Duration::from_secs(30);
+            let config = client_config(&ours, peer, Windows::SHARDS, idle).unwrap();
+            let connecting = viewer.connect_with(config, listen_addr, SERVER_NAME).unwrap();
+            connected.push(connecting.await.unwrap());
+        }
+        assert_eq!(server.await.unwrap().len(), 10);
     }
 
     #[test]

@@ -51,6 +51,8 @@ pub struct Provider {
     pub seeder_score: Option<u16>,
     /// Where they serve shards, by their signed record; empty when none could be had.
     pub shard_addrs: Vec<Multiaddr>,
+    /// How busy they say they are, 0 idle to 255 full; `None` without a record.
+    pub load: Option<u8>,
 }
 
 /// The directory. Cheap to clone.
@@ -116,26 +118,33 @@ impl Directory {
 
     async fn with_record(&self, overlay: &Overlay, peer: PeerId) -> Provider {
         let record = timeout(RECORD_LIMIT, overlay.peers.service_record(peer)).await;
-        let shard_addrs = match record {
-            Ok(Ok(record)) => self.usable(&record),
+        let (shard_addrs, load) = match record {
+            Ok(Ok(record)) => (self.usable(&record), Some(record.load)),
             Ok(Err(error)) => {
                 tracing::debug!(target: "nsn::directory", %peer, "no service record: {error}");
-                Vec::new()
+                (Vec::new(), None)
             }
             Err(_) => {
                 tracing::debug!(target: "nsn::directory", %peer, "no service record in time");
-                Vec::new()
+                (Vec::new(), None)
             }
         };
         // It only ranks, so the newest is best: what a reorg undoes was a hint.
         let seeder_score =
             key_of(&peer).and_then(|key| self.chain.hint(&key)).map(|scores| scores.seeder);
-        Provider { peer, seeder_score, shard_addrs }
+        Provider { peer, seeder_score, shard_addrs, load }
     }
 
     /// The addresses of a record that this node may dial.
     fn usable(&self, record: &ServiceRecord) -> Vec<Multiaddr> {
         record.shard_addrs.iter().filter(|addr| self.policy.allows(addr)).cloned().collect()
+    }
+}
+
+impl nsn_relay::Standing for Directory {
+    fn score(&self, viewer: &PeerId) -> Option<u16> {
+        // It only weighs, so the newest is best here too.
+        key_of(viewer).and_then(|key| self.chain.hint(&key)).map(|scores| scores.total())
     }
 }
 
@@ -258,6 +267,7 @@ fn source(provider: Provider) -> Option<Source> {
         peer: provider.peer,
         addrs,
         seeder_score: provider.seeder_score,
+        load: provider.load,
     })
 }
 
@@ -318,6 +328,7 @@ mod tests {
             peer: PeerId::random(),
             seeder_score: None,
             shard_addrs: vec!["/ip4/1.2.3.4/tcp/1".parse().unwrap()],
+            load: None,
         };
         assert_eq!(source(provider), None);
     }

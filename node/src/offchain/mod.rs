@@ -294,6 +294,7 @@ pub fn start(params: Params<'_>) -> Result<Offchain, StartError> {
             announcer,
             announce_every: settings.announce_every,
             region,
+            relays: relays.clone(),
             listed,
             super_node: settings.super_node,
             relay_role: settings.relay,

@@ -41,6 +41,7 @@ impl Service {
                 nsn_relay::Deps {
                     identity: Keypair::ed25519_from_bytes(secret)?,
                     directory: Arc::new(directory.clone()),
+                    standing: Arc::new(directory.clone()),
                     origin_dir: origin_dir.clone(),
                     cache_dir: cache_dir.clone(),
                     metrics: metrics.clone(),

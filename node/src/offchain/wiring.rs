@@ -1,12 +1,13 @@
 //! What joins overlay and shard service beyond the directory: tells the overlay what this node
-//! serves, where, and how busy it is, lists it under its region, takes in announcements of new
-//! content, and announces its own again.
+//! serves, where, and how busy it is, lists it under its region, names it the other relays there, takes
+//! in announcements of new content, and announces its own again.
 //!
 //! Both services may be rebuilt at any time (their supervisors), so everything here starts again
 //! whenever a slot changes.
 
 use std::time::Duration;
 
+use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
 use nsn_p2p::{
     Overlay,
     gossip::Topic,
@@ -19,7 +20,7 @@ use super::{
     Slot,
     announcements::Announcements,
     announcer::Announcer,
-    region::Provider,
+    region::{Finder, Provider, find::Found},
     supervisor::{BoxError, Policy, Running, supervise},
 };
 
@@ -28,6 +29,10 @@ const BUSY_PAUSE: Duration = Duration::from_millis(200);
 
 /// How often the overlay is told how busy the shard service is.
 const LOAD_EVERY: Duration = Duration::from_secs(10);
+
+/// How often the other relays of the region are looked for, to which the shard service sends viewers
+/// when it has too much to do.
+const OTHERS_EVERY: Duration = Duration::from_secs(60);
 
 /// Longest wait for the overlay at shutdown.
 const WITHDRAW_LIMIT: Duration = Duration::from_secs(1);
@@ -42,6 +47,8 @@ pub(super) struct Wiring {
     /// How often one of the contents that this node keeps is announced again.
     pub(super) announce_every: Duration,
     pub(super) region: Option<Region>,
+    /// Finds the relays of a region.
+    pub(super) relays: Finder,
     /// Lists this node under its region, if it is a relay.
     pub(super) listed: Option<Provider>,
     pub(super) super_node: bool,
@@ -67,12 +74,13 @@ impl Wiring {
     async fn join(self, shutdown: CancellationToken) {
         tokio::select! {
             () = shutdown.cancelled() => {}
-            ((), (), (), ()) = async {
+            ((), (), (), (), ()) = async {
                 tokio::join!(
                     self.tell_services(),
                     self.hear_announcements(),
                     self.announcer.repeat(&self.relay, self.announce_every),
                     self.list(),
+                    self.name_others(),
                 )
             } => {}
         }
@@ -148,6 +156,30 @@ impl Wiring {
         }
     }
 
+    /// Keeps the shard service told which other relays its region has.
+    async fn name_others(&self) {
+        let Some(region) = self.region.as_ref().filter(|_| self.relay_role) else { return };
+        let mut relays = self.relay.watch();
+        loop {
+            let relay = relays.borrow_and_update().clone();
+            if let Some(relay) = relay {
+                match self.relays.find(region).await {
+                    Ok(found) => relay.set_others(&others(&found, relay.peer_id())),
+                    Err(error) => {
+                        tracing::debug!(target: "nsn::services", "no other relays: {error}");
+                    }
+                }
+            }
+            let changed = tokio::select! {
+                changed = relays.changed() => changed,
+                () = tokio::time::sleep(OTHERS_EVERY) => Ok(()),
+            };
+            if changed.is_err() {
+                return;
+            }
+        }
+    }
+
     async fn hear_announcements(&self) {
         let mut overlays = self.overlay.watch();
         loop {
@@ -164,4 +196,15 @@ impl Wiring {
             }
         }
     }
+}
+
+/// Where the relays other than `us` serve, one address each, in their order.
+fn others(found: &[Found], us: PeerId) -> Vec<Multiaddr> {
+    let others = found.iter().filter(|relay| relay.peer != us);
+    others
+        .filter_map(|relay| {
+            let addr = relay.shard_addrs.first()?.clone();
+            Some(addr.with(Protocol::P2p(relay.peer)))
+        })
+        .collect()
 }

@@ -1,223 +1,355 @@
 //! Which blobs the cache holds and which go first: the decision, without the disk.
 
+use super::{
+    log::{Event, Log},
+    policy::{Entry, For, List, Need, Policy, PolicyKind, Why, cost},
+};
 use crate::content::BlobId;
 use lru::LruCache;
+use serde::Serialize;
 use std::num::NonZeroU32;
 
-/// Least recently used first, bounded in bytes and in entries. What is being written is reserved
-/// beforehand, so files on disk never add up to more than the bound.
-pub(super) struct Index {
-    capacity: u64,
-    max_entries: usize,
-    /// At most `max_entries`; an entry takes about 100 bytes in list and table together.
-    entries: LruCache<BlobId, Entry>,
-    bytes: u64,
-    reserved: u64,
-    reservations: usize,
+/// Bounds of an index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// Bytes on disk.
+    pub capacity: u64,
+    /// Blobs.
+    pub entries: usize,
+    /// Of the bytes, those that pinned blobs may take.
+    pub pinned: u64,
+    /// Seconds after which a blob is not given out any more; 0 for no end.
+    pub ttl: u32,
 }
 
-struct Entry {
-    len: u32,
-    /// When the directory was last told that it is held, in seconds of the cache's own clock; `None`
-    /// if it was not.
-    told: Option<NonZeroU32>,
+/// Why a blob was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
+#[serde(rename_all = "snake_case")]
+pub enum Refused {
+    /// It is larger than all that is not pinned or being written.
+    #[error("there is no room to be made for it")]
+    NoRoom,
+    /// What would have to go is asked for more often.
+    #[error("what would have to go for it is asked for more often")]
+    Unwanted,
+}
+
+/// What becomes of a use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// It is held, so many bytes long.
+    Held(u32),
+    /// It was held for too long and is forgotten now.
+    Expired,
+    /// It is not held.
+    Absent,
+}
+
+/// Why a blob was not pinned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
+#[serde(rename_all = "snake_case")]
+pub enum PinError {
+    /// It is not held; fetch it first.
+    #[error("it is not in the cache; fetch it first")]
+    NotHeld,
+    /// The pinned share would be exceeded.
+    #[error(
+        "the pinned blobs have their share of the cache; unpin others or raise cache.pinned_percent"
+    )]
+    Full,
+}
+
+/// What is known of a blob that is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Known {
+    pub(super) entry: Entry,
+    pub(super) pinned: bool,
+}
+
+/// Blobs by a policy, bounded in bytes and in entries. What is being written is reserved beforehand,
+/// so files on disk never add up to more than the bound. Pinned blobs are outside of the policy:
+/// neither evicted nor expired.
+///
+/// An entry takes 64 bytes in a list and, at worst, 54 in the tables over the lists; the policy's
+/// counts take 16 to 32 more. 150 MB at a million; `relay.index.bytes_per_entry` measures it.
+pub struct Index {
+    bounds: Bounds,
+    policy: Box<dyn Policy>,
+    pinned: List,
+    pinned_bytes: u64,
+    reserved: u64,
+    reservations: usize,
+    log: Log,
 }
 
 impl Index {
-    pub(super) fn new(capacity: u64, max_entries: usize) -> Self {
-        let entries = LruCache::unbounded();
-        Self { capacity, max_entries, entries, bytes: 0, reserved: 0, reservations: 0 }
+    /// An empty one.
+    pub fn new(bounds: Bounds, policy: PolicyKind) -> Self {
+        Self {
+            bounds,
+            policy: policy.make(),
+            pinned: LruCache::unbounded(),
+            pinned_bytes: 0,
+            reserved: 0,
+            reservations: 0,
+            log: Log::default(),
+        }
     }
 
-    /// Length of a blob that is held; it counts as used now.
-    pub(super) fn touch(&mut self, id: BlobId) -> Option<u32> {
-        self.entries.get(&id).map(|entry| entry.len)
+    /// Someone asks for a blob at `now`, in seconds since 1970; if it is held, it counts as used.
+    pub fn touch(&mut self, id: BlobId, now: u32) -> Use {
+        if let Some(entry) = self.pinned.get(&id) {
+            return Use::Held(entry.len);
+        }
+        let Some(entry) = self.policy.touch(id) else { return Use::Absent };
+        if self.expired(&entry, now) {
+            self.policy.remove(id);
+            self.log.push(id, Event::Expired, now);
+            return Use::Expired;
+        }
+        self.policy.asked(id);
+        Use::Held(entry.len)
+    }
+
+    /// Someone asks for a blob that is had elsewhere: in memory, or from upstream. How often that was
+    /// of late.
+    pub fn ask(&mut self, id: BlobId) -> u8 {
+        self.policy.asked(id);
+        self.policy.frequency(id)
+    }
+
+    fn expired(&self, entry: &Entry, now: u32) -> bool {
+        self.bounds.ttl > 0 && now.saturating_sub(entry.since) >= self.bounds.ttl
+    }
+
+    /// Forgets a blob if it was held for too long.
+    pub(super) fn expire(&mut self, id: BlobId, now: u32) -> bool {
+        let gone = self.policy.peek(id).is_some_and(|entry| self.expired(entry, now));
+        if gone {
+            self.policy.remove(id);
+            self.log.push(id, Event::Expired, now);
+        }
+        gone
+    }
+
+    /// What is known of a blob that is held.
+    pub(super) fn peek(&self, id: BlobId) -> Option<Known> {
+        let pinned = self.pinned.peek(&id).map(|entry| Known { entry: *entry, pinned: true });
+        pinned.or_else(|| self.policy.peek(id).map(|entry| Known { entry: *entry, pinned: false }))
     }
 
     /// Length of a blob that is held.
-    pub(super) fn peek(&self, id: BlobId) -> Option<u32> {
-        self.entries.peek(&id).map(|entry| entry.len)
+    pub fn len_of(&self, id: BlobId) -> Option<u32> {
+        self.peek(id).map(|known| known.entry.len)
     }
 
-    /// Makes room for a blob of `len` bytes and keeps it until [`Self::commit`] or
-    /// [`Self::release`]. Gives what has to go, or `None` when there is no room to be made because
-    /// everything left is being written too.
-    pub(super) fn reserve(&mut self, len: u32) -> Option<Vec<BlobId>> {
-        let len = u64::from(len);
-        if self.reserved + len > self.capacity || self.reservations >= self.max_entries {
-            return None;
-        }
-        self.reserved += len;
-        self.reservations += 1;
-        let mut victims = Vec::new();
-        while self.bytes + self.reserved > self.capacity
-            || self.entries.len() + self.reservations > self.max_entries
-        {
-            let Some((id, entry)) = self.entries.pop_lru() else { break };
-            self.bytes -= u64::from(entry.len);
-            victims.push(id);
-        }
-        Some(victims)
+    /// How often a blob was asked for of late, as the policy counts.
+    pub(super) fn frequency(&self, id: BlobId) -> u8 {
+        self.policy.frequency(id)
     }
 
-    /// The blob that was reserved is written.
-    pub(super) fn commit(&mut self, id: BlobId, len: u32) {
+    /// A blob of `len` bytes has come, and who asked for it was counted ([`Self::ask`]): makes room for
+    /// it and keeps that until [`Self::commit`] or [`Self::release`]. Gives what has to go.
+    ///
+    /// # Errors
+    /// When it is not worth what would have to go, or there is no room to be made.
+    pub fn reserve(&mut self, id: BlobId, len: u32, now: u32) -> Result<Vec<BlobId>, Refused> {
+        let cost = cost(len);
+        let result = self.make_room(For::Blob(id, cost), cost, 1);
+        match &result {
+            Ok(victims) => {
+                self.reserved += cost;
+                self.reservations += 1;
+                for victim in victims {
+                    self.log.push(*victim, Event::EvictedFor(id), now);
+                }
+            }
+            Err(Refused::NoRoom) => self.log.push(id, Event::NoRoom, now),
+            Err(Refused::Unwanted) => self.log.push(id, Event::Unwanted, now),
+        }
+        result
+    }
+
+    fn make_room(&mut self, whom: For, bytes: u64, entries: usize) -> Result<Vec<BlobId>, Refused> {
+        let used = self.bytes().saturating_add(self.reserved).saturating_add(bytes);
+        let count = self.len() + self.reservations + entries;
+        let need = Need {
+            bytes: used.saturating_sub(self.bounds.capacity),
+            entries: count.saturating_sub(self.bounds.entries),
+        };
+        if need.nothing() {
+            return Ok(Vec::new());
+        }
+        if need.bytes > self.policy.bytes() || need.entries > self.policy.len() {
+            return Err(Refused::NoRoom);
+        }
+        let gone = self.policy.make_room(need, whom).ok_or(Refused::Unwanted)?;
+        Ok(gone.into_iter().map(|(id, _)| id).collect())
+    }
+
+    /// The blob that was reserved is written. `displaced`: others had to go for it.
+    pub fn commit(&mut self, id: BlobId, len: u32, now: u32, displaced: bool) {
         self.release(len);
-        if let Some(old) = self.entries.put(id, Entry { len, told: None }) {
-            self.bytes -= u64::from(old.len);
+        let why = if displaced { self.policy.why() } else { Why::Room };
+        let entry = Entry { len, since: now, told: None, why };
+        // A pinned one was written anew: it stays pinned.
+        match self.pinned.peek_mut(&id) {
+            Some(pinned) => {
+                self.pinned_bytes = self.pinned_bytes - pinned.cost() + entry.cost();
+                *pinned = entry;
+            }
+            None => self.policy.insert(id, entry, false),
         }
-        self.bytes += u64::from(len);
     }
 
     /// The blob that was reserved will not be written.
-    pub(super) fn release(&mut self, len: u32) {
-        self.reserved = self.reserved.saturating_sub(u64::from(len));
+    pub fn release(&mut self, len: u32) {
+        self.reserved = self.reserved.saturating_sub(cost(len));
         self.reservations = self.reservations.saturating_sub(1);
     }
 
-    /// Forgets a blob.
-    pub(super) fn remove(&mut self, id: BlobId) -> bool {
-        let removed = self.entries.pop(&id);
-        self.bytes -= removed.as_ref().map_or(0, |entry| u64::from(entry.len));
-        removed.is_some()
+    /// A blob that lies on the disk, found when the service starts; nothing is evicted for it. Those
+    /// that go first come first. `false` when there is no room.
+    pub(super) fn found(&mut self, id: BlobId, entry: Entry, hot: bool, frequency: u8) -> bool {
+        let fits = self.bytes().saturating_add(entry.cost()) <= self.bounds.capacity
+            && self.len() < self.bounds.entries;
+        if fits {
+            self.policy.insert(id, entry, hot);
+            for _ in 0..frequency {
+                self.policy.asked(id);
+            }
+        }
+        fits
+    }
+
+    /// Forgets a blob, pinned or not.
+    pub fn remove(&mut self, id: BlobId) -> bool {
+        if let Some(entry) = self.pinned.pop(&id) {
+            self.pinned_bytes -= entry.cost();
+            return true;
+        }
+        self.policy.remove(id).is_some()
+    }
+
+    /// The same, with the reason for those who ask later.
+    pub(super) fn forget(&mut self, id: BlobId, event: Event, now: u32) -> bool {
+        let removed = self.remove(id);
+        if removed {
+            self.log.push(id, event, now);
+        }
+        removed
+    }
+
+    /// Keeps a blob from being evicted.
+    ///
+    /// # Errors
+    /// See [`PinError`].
+    pub(super) fn pin(&mut self, id: BlobId) -> Result<(), PinError> {
+        if self.pinned.contains(&id) {
+            return Ok(());
+        }
+        let entry = *self.policy.peek(id).ok_or(PinError::NotHeld)?;
+        let most = self.bounds.pinned.min(self.bounds.capacity);
+        if self.pinned_bytes.saturating_add(entry.cost()) > most {
+            return Err(PinError::Full);
+        }
+        self.policy.remove(id);
+        self.pinned_bytes += entry.cost();
+        self.pinned.put(id, entry);
+        Ok(())
+    }
+
+    /// Takes a pin back. Whether there was one.
+    pub(super) fn unpin(&mut self, id: BlobId) -> bool {
+        let Some(entry) = self.pinned.pop(&id) else { return false };
+        self.pinned_bytes -= entry.cost();
+        self.policy.insert(id, entry, true);
+        true
+    }
+
+    /// The pinned blobs, in the order in which they were used.
+    pub(super) fn pins(&self) -> Vec<BlobId> {
+        self.pinned.iter().map(|(id, _)| *id).collect()
+    }
+
+    /// Changes how much may be held, and gives what has to go. Pinned blobs stay, and what is being
+    /// written is waited for, so it may take until the next call to come down to the bound.
+    pub(super) fn resize(&mut self, capacity: u64, now: u32) -> Vec<BlobId> {
+        self.bounds.capacity = capacity;
+        let most = self.policy.bytes();
+        let used = self.bytes().saturating_add(self.reserved);
+        let need = Need { bytes: used.saturating_sub(capacity).min(most), entries: 0 };
+        let gone = self.policy.make_room(need, For::Shrinking).unwrap_or_default();
+        for (id, _) in &gone {
+            self.log.push(*id, Event::Shrunk, now);
+        }
+        gone.into_iter().map(|(id, _)| id).collect()
+    }
+
+    /// Bytes that may be held.
+    pub fn capacity(&self) -> u64 {
+        self.bounds.capacity
     }
 
     /// Bytes held, without what is being written.
-    pub(super) fn bytes(&self) -> u64 {
-        self.bytes
+    pub fn bytes(&self) -> u64 {
+        self.policy.bytes() + self.pinned_bytes
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.entries.len()
+    /// Bytes of them that are pinned.
+    pub(super) fn pinned_bytes(&self) -> u64 {
+        self.pinned_bytes
     }
 
-    /// What was used last, at most `limit`, the most recently used first.
+    /// Blobs held.
+    pub fn len(&self) -> usize {
+        self.policy.len() + self.pinned.len()
+    }
+
+    /// Whether none is held.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// What was used last, at most `limit`, the most recently used first, the pinned before the
+    /// others.
     pub(super) fn newest(&self, limit: usize) -> Vec<BlobId> {
-        self.entries.iter().take(limit).map(|(id, _)| *id).collect()
+        let mut newest: Vec<_> = self.pinned.iter().take(limit).map(|(id, _)| *id).collect();
+        newest.extend(self.policy.newest(limit - newest.len()));
+        newest
+    }
+
+    /// Goes through all of them, those that go first before those that go last: the id, the entry,
+    /// whether it was used again since it came, and how often it was asked for.
+    pub(super) fn visit(&self, visit: &mut dyn FnMut(BlobId, &Entry, bool, u8)) {
+        self.policy.visit(&mut |id, entry, hot| visit(id, entry, hot, self.policy.frequency(id)));
+        for (id, entry) in self.pinned.iter().rev() {
+            visit(*id, entry, true, 0);
+        }
+    }
+
+    /// What became of a blob that is not held, if that is remembered: the last 1,024 refusals and
+    /// evictions are. And when, in seconds since 1970.
+    pub(super) fn last(&self, id: BlobId) -> Option<(Event, u32)> {
+        self.log.last(id)
     }
 
     /// When the directory was last told of a blob; `None` if the blob is not held.
     pub(super) fn told(&self, id: BlobId) -> Option<Option<NonZeroU32>> {
-        self.entries.peek(&id).map(|entry| entry.told)
+        self.peek(id).map(|known| known.entry.told)
     }
 
     /// The directory is told of a blob.
     pub(super) fn set_told(&mut self, id: BlobId, now: NonZeroU32) {
-        if let Some(entry) = self.entries.peek_mut(&id) {
+        let entry = match self.pinned.peek_mut(&id) {
+            Some(entry) => Some(entry),
+            None => self.policy.peek_mut(id),
+        };
+        if let Some(entry) = entry {
             entry.told = Some(now);
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-    use std::collections::HashMap;
-
-    fn id(n: u8) -> BlobId {
-        BlobId([n; 32])
-    }
-
-    fn admit(index: &mut Index, n: u8, len: u32) -> Option<Vec<BlobId>> {
-        let victims = index.reserve(len)?;
-        index.commit(id(n), len);
-        Some(victims)
-    }
-
-    #[test]
-    fn the_least_recently_used_goes_first() {
-        let mut index = Index::new(30, 100);
-        for n in 1..=3 {
-            assert_eq!(admit(&mut index, n, 10), Some(vec![]));
-        }
-        assert_eq!(index.touch(id(1)), Some(10));
-        assert_eq!(index.peek(id(2)), Some(10));
-        assert_eq!(admit(&mut index, 4, 15), Some(vec![id(2), id(3)]));
-        assert_eq!(index.bytes(), 25);
-    }
-
-    #[test]
-    fn what_is_larger_than_the_cache_is_not_admitted_and_evicts_nothing() {
-        let mut index = Index::new(30, 100);
-        admit(&mut index, 1, 10);
-        assert_eq!(index.reserve(31), None);
-        assert_eq!(index.peek(id(1)), Some(10));
-    }
-
-    #[test]
-    fn what_is_evicted_and_comes_again_was_never_told() {
-        let mut index = Index::new(10, 100);
-        admit(&mut index, 1, 10);
-        assert_eq!(index.told(id(1)), Some(None));
-        index.set_told(id(1), NonZeroU32::MIN);
-        assert_eq!(index.told(id(1)), Some(Some(NonZeroU32::MIN)));
-        admit(&mut index, 2, 10);
-        assert_eq!(index.told(id(1)), None);
-        index.set_told(id(1), NonZeroU32::MIN);
-        admit(&mut index, 1, 10);
-        assert_eq!(index.told(id(1)), Some(None));
-    }
-
-    #[test]
-    fn entries_are_bounded_too() {
-        let mut index = Index::new(1000, 2);
-        admit(&mut index, 1, 1);
-        admit(&mut index, 2, 1);
-        assert_eq!(admit(&mut index, 3, 1), Some(vec![id(1)]));
-    }
-
-    #[derive(Clone, Debug)]
-    enum Op {
-        Admit(u8, u32),
-        Fail(u32),
-        Touch(u8),
-        Remove(u8),
-    }
-
-    fn op() -> impl Strategy<Value = Op> {
-        prop_oneof![
-            4 => (any::<u8>(), 1u32..40).prop_map(|(n, len)| Op::Admit(n, len)),
-            1 => (1u32..40).prop_map(Op::Fail),
-            2 => any::<u8>().prop_map(Op::Touch),
-            1 => any::<u8>().prop_map(Op::Remove),
-        ]
-    }
-
-    proptest! {
-        #[test]
-        fn it_agrees_with_a_plain_model_and_keeps_its_bounds(
-            ops in prop::collection::vec(op(), 0..200),
-            in_flight in 0u32..30,
-        ) {
-            let mut index = Index::new(100, 8);
-            // A write that lasts for the whole test.
-            let held = index.reserve(in_flight.max(1)).map(|_| u64::from(in_flight.max(1)));
-            let mut model: HashMap<BlobId, u32> = HashMap::new();
-            for op in ops {
-                match op {
-                    Op::Admit(n, len) => if let Some(victims) = admit(&mut index, n, len) {
-                        for victim in victims {
-                            prop_assert!(model.remove(&victim).is_some());
-                        }
-                        model.insert(id(n), len);
-                    },
-                    Op::Fail(len) => if let Some(victims) = index.reserve(len) {
-                        for victim in victims {
-                            prop_assert!(model.remove(&victim).is_some());
-                        }
-                        index.release(len);
-                    },
-                    Op::Touch(n) => prop_assert_eq!(index.touch(id(n)), model.get(&id(n)).copied()),
-                    Op::Remove(n) => {
-                        prop_assert_eq!(index.remove(id(n)), model.remove(&id(n)).is_some());
-                    }
-                }
-                let bytes: u64 = model.values().map(|len| u64::from(*len)).sum();
-                prop_assert_eq!(index.bytes(), bytes);
-                prop_assert!(bytes + held.unwrap_or(0) <= 100);
-                prop_assert!(index.len() <= 8);
-            }
-        }
-    }
-}
+mod tests;

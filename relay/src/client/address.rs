@@ -1,10 +1,12 @@
 //! Addresses of shard services: `/ip4/203.0.113.7/udp/9003/quic-v1/p2p/12D3Koo...`.
 
 use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
+use serde::{Deserialize, Serialize};
 use std::{fmt, net::IpAddr, net::SocketAddr, str::FromStr};
 
-/// Where a shard service listens and who it must be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Where a shard service listens and who it must be. Written as text in settings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Address {
     /// Its UDP address.
     pub socket: SocketAddr,
@@ -35,6 +37,20 @@ impl FromStr for Address {
         let addr: Multiaddr =
             text.parse().map_err(|_| AddressError::NotMultiaddr(text.to_owned()))?;
         Self::try_from(&addr)
+    }
+}
+
+impl TryFrom<String> for Address {
+    type Error = AddressError;
+
+    fn try_from(text: String) -> Result<Self, AddressError> {
+        text.parse()
+    }
+}
+
+impl From<Address> for String {
+    fn from(address: Address) -> Self {
+        address.to_string()
     }
 }
 

@@ -1,12 +1,15 @@
 //! The viewer: fetches blobs and whole contents from a relay or a super-node, and trusts neither.
 //!
 //! [`Viewer::connect`] takes an [`Address`] that names the peer, so the connection proves who
-//! answers; every blob is verified against its id, the manifest against the content's, and the
-//! shards against the manifest. A [`Prober`](probe::Prober) is no viewer: it finds out whether a peer
+//! answers; every 16 KiB of a blob are verified against its id as they arrive, the manifest against
+//! the content's, and the shards against the manifest. A service that is busy may name others, which
+//! are asked meanwhile. A [`Prober`](probe::Prober) is no viewer: it finds out whether a peer
 //! serves what it claims to hold.
 
 mod address;
+mod detour;
 mod download;
+mod partial;
 pub mod probe;
 mod retry;
 mod viewer;

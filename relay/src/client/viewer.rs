@@ -1,26 +1,46 @@
 //! A connection to one shard service, and what is asked over it.
 
-use super::{Address, Config, retry};
+use super::{Address, Config, detour, partial::Partial, retry};
 use crate::{
     content::{BlobId, ContentId, Manifest, ManifestError},
+    sync::lock,
     transport,
     upstream::{DialError, Pool, Source as Peer},
-    wire::{ExchangeError, MAX_HAS, Patience, Request, ServiceStatus, Source, ask, get_blob},
+    wire::{
+        Code, ExchangeError, Groups, MAX_HAS, Patience, Request, ServiceStatus, Source, ask,
+        get_groups,
+    },
 };
 use bytes::Bytes;
 use codec::DecodeAll;
-use libp2p::identity::Keypair;
-use std::{io, time::Duration};
+use libp2p::{PeerId, identity::Keypair};
+use std::{
+    collections::HashSet,
+    io,
+    sync::Mutex,
+    time::{Duration, Instant},
+};
 
 /// Bytes of the answer to a question about the service; far more than any has.
 const SMALL: u64 = 4096;
 
-/// A viewer of one shard service. It connects again by itself when the connection is lost.
+/// Connections that a viewer keeps: to its service, and to those that this one names when it is busy.
+const CONNECTIONS: usize = 4;
+
+/// A viewer of one shard service. It connects again by itself when the connection is lost, and asks
+/// another service that this one names while it is busy.
 pub struct Viewer {
     address: Address,
-    peer: Peer,
     pool: Pool,
+    detour: Mutex<Option<Detour>>,
     pub(super) config: Config,
+}
+
+/// Whom to ask meanwhile.
+#[derive(Clone, Copy)]
+struct Detour {
+    address: Address,
+    until: Instant,
 }
 
 /// Why a question to a shard service has no answer.
@@ -53,10 +73,9 @@ impl Viewer {
         let endpoint =
             transport::dialling_endpoint(config.socket_buffer).map_err(ViewError::Socket)?;
         let identity = identity.unwrap_or_else(Keypair::generate_ed25519);
-        let pool = Pool::new(endpoint, identity, config.pool.clone(), 1);
-        let peer = Peer { peer: address.peer, addrs: vec![address.socket], seeder_score: None };
-        let viewer = Self { address, peer, pool, config };
-        viewer.pool.connection(&viewer.peer).await?;
+        let pool = Pool::new(endpoint, identity, config.pool.clone(), CONNECTIONS);
+        let viewer = Self { address, pool, detour: Mutex::default(), config };
+        viewer.connection(address).await?;
         Ok(viewer)
     }
 
@@ -65,19 +84,27 @@ impl Viewer {
         self.address
     }
 
-    /// Fetches a blob, verified, and says where the service had it from. Tries again as configured
-    /// when that may help.
+    /// Fetches a blob, each 16 KiB verified as it arrives, and says where the service had it from.
+    /// Tries again as configured when that may help, and goes on with what had come by then. Asks
+    /// another service that a busy one names.
     ///
     /// # Errors
     /// The last try's.
     pub async fn fetch(&self, id: BlobId) -> Result<(Bytes, Option<Source>), ViewError> {
+        let mut partial = Partial::default();
+        let mut asked = HashSet::new();
         let mut failed = 0;
         loop {
-            let error = match self.fetch_once(id).await {
+            let address = self.current(Instant::now());
+            asked.insert(address.peer);
+            let error = match self.try_fetch(address, id, &mut partial).await {
                 Ok(fetched) => return Ok(fetched),
                 Err(error) => error,
             };
             failed += 1;
+            if failed < self.config.tries && self.take_detour(address, &error, &asked) {
+                continue;
+            }
             match retry::wait(&error, failed, &self.config, rand::random()) {
                 Some(wait) => {
                     tracing::debug!("{id}: {error}; trying again in {wait:?}");
@@ -88,16 +115,82 @@ impl Viewer {
         }
     }
 
-    /// Fetches a blob in a single try.
+    /// Asks for a blob in a single try, or for the groups that hold a range of it; they come out as
+    /// they arrive, each verified. For players.
     ///
     /// # Errors
     /// See [`ViewError`].
-    pub async fn fetch_once(&self, id: BlobId) -> Result<(Bytes, Option<Source>), ViewError> {
-        let connection = self.pool.connection(&self.peer).await?.connection;
-        let promised = get_blob(&connection, id, true, self.patience()).await?;
-        let source = promised.source();
-        let bytes = promised.verified(self.config.stall_timeout).await?;
-        Ok((bytes, source))
+    pub async fn open(&self, id: BlobId, range: Option<(u64, u64)>) -> Result<Groups, ViewError> {
+        self.open_at(self.current(Instant::now()), id, range).await
+    }
+
+    async fn open_at(
+        &self,
+        address: Address,
+        id: BlobId,
+        range: Option<(u64, u64)>,
+    ) -> Result<Groups, ViewError> {
+        let connection = self.connection(address).await?;
+        Ok(get_groups(&connection, id, range, true, self.patience()).await?)
+    }
+
+    async fn try_fetch(
+        &self,
+        address: Address,
+        id: BlobId,
+        partial: &mut Partial,
+    ) -> Result<(Bytes, Option<Source>), ViewError> {
+        let groups = match self.open_at(address, id, partial.missing()).await {
+            // Nobody has proved how long the blob is: who said so before was wrong, or this one is.
+            Err(ViewError::Exchange(ExchangeError::Refused { code: Code::Range, .. }))
+                if partial.missing().is_some() =>
+            {
+                partial.forget();
+                self.open_at(address, id, None).await?
+            }
+            Ok(groups) if partial.disputes(groups.span().total()) => {
+                partial.forget();
+                self.open_at(address, id, None).await?
+            }
+            opened => opened?,
+        };
+        let source = groups.source();
+        Ok((partial.read(groups).await?, source))
+    }
+
+    /// Whom to ask now.
+    fn current(&self, now: Instant) -> Address {
+        let mut detour = lock(&self.detour);
+        match *detour {
+            Some(Detour { address, until }) if now < until => address,
+            _ => {
+                *detour = None;
+                self.address
+            }
+        }
+    }
+
+    /// After a service at `from` has failed: whether another is to be asked at once. It may be one that
+    /// was named, or from there the first one again.
+    fn take_detour(&self, from: Address, error: &ViewError, asked: &HashSet<PeerId>) -> bool {
+        let instead = detour::instead(error, from.socket, asked);
+        let taken = instead.map(|(address, wait)| {
+            tracing::debug!("{} names another; asking {address}", from.peer);
+            let wait = wait.unwrap_or(Duration::MAX).min(self.config.retry_after_max);
+            Detour { address, until: Instant::now() + wait }
+        });
+        let back = from != self.address;
+        let mut detour = lock(&self.detour);
+        if taken.is_some() || back {
+            *detour = taken;
+        }
+        taken.is_some() || back
+    }
+
+    async fn connection(&self, address: Address) -> Result<quinn::Connection, DialError> {
+        let Address { socket, peer } = address;
+        let peer = Peer { peer, addrs: vec![socket], seeder_score: None, load: None };
+        Ok(self.pool.connection(&peer).await?.connection)
     }
 
     /// Fetches and validates a content's manifest.
@@ -131,7 +224,7 @@ impl Viewer {
     }
 
     async fn small(&self, request: &Request) -> Result<Bytes, ViewError> {
-        let connection = self.pool.connection(&self.peer).await?.connection;
+        let connection = self.connection(self.address).await?;
         let answer = ask(&connection, request, self.patience()).await?;
         Ok(answer.body(SMALL, self.config.stall_timeout, |_| {}).await?)
     }

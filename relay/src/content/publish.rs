@@ -269,7 +269,7 @@ mod tests {
     fn origin(root: &Path, disk: &Disk) -> Origin {
         let config = store::Config::default();
         let files = Files::new(root.join("shards"), &config, disk.clone());
-        Origin::new(files, &config, Metrics::unregistered())
+        Origin::new(files, &config)
     }
 
     #[tokio::test]

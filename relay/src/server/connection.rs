@@ -1,7 +1,7 @@
 //! One connection: the handshake, then a task for each request.
 
-use super::{Shared, request};
-use crate::{error::Refusal, transport, wire::Code};
+use super::{Handshake, Shared, request, viewer::Viewer};
+use crate::{error::Refusal, pace, transport, wire::Code};
 use quinn::{Connection, ConnectionError, Incoming};
 use std::sync::Arc;
 use tokio::{task::JoinSet, time::timeout};
@@ -23,10 +23,11 @@ impl Drop for Counted<'_> {
 }
 
 /// Serves one connection to its end.
-pub(super) async fn serve(incoming: Incoming, shared: Arc<Shared>) {
+pub(super) async fn serve(incoming: Incoming, handshake: Handshake, shared: Arc<Shared>) {
     let from = incoming.remote_address();
-    let handshake = timeout(shared.config.handshake_timeout, incoming).await;
-    let connection = match handshake {
+    let connected = timeout(shared.config.handshake_timeout, incoming).await;
+    drop(handshake);
+    let connection = match connected {
         Ok(Ok(connection)) => connection,
         Ok(Err(error)) => {
             tracing::debug!("{from}: handshake failed: {error}");
@@ -43,11 +44,17 @@ pub(super) async fn serve(incoming: Incoming, shared: Arc<Shared>) {
     };
     let _counted = Counted::new(&shared);
     tracing::debug!("{peer} connected from {from}");
-    let ended = serve_requests(&connection, &shared).await;
+    let weight = pace::weight(shared.standing.score(&peer), shared.config.known_weight);
+    let viewer = Arc::new(Viewer::new(peer, weight));
+    let ended = serve_requests(&connection, &viewer, &shared).await;
     tracing::debug!("{peer} gone: {ended}");
 }
 
-async fn serve_requests(connection: &Connection, shared: &Arc<Shared>) -> ConnectionError {
+async fn serve_requests(
+    connection: &Connection,
+    viewer: &Arc<Viewer>,
+    shared: &Arc<Shared>,
+) -> ConnectionError {
     let mut requests = JoinSet::new();
     loop {
         tokio::select! {
@@ -58,7 +65,8 @@ async fn serve_requests(connection: &Connection, shared: &Arc<Shared>) -> Connec
                 };
                 match Arc::clone(&shared.requests).try_acquire_owned() {
                     Ok(turn) => {
-                        let request = request::Request::new(send, receive, Arc::clone(shared), turn);
+                        let (viewer, shared) = (Arc::clone(viewer), Arc::clone(shared));
+                        let request = request::Request::new(send, receive, viewer, shared, turn);
                         requests.spawn(request.serve());
                     }
                     // Not even read: a code in the reset costs nothing.
@@ -71,6 +79,11 @@ async fn serve_requests(connection: &Connection, shared: &Arc<Shared>) -> Connec
             }
             // The panic hook has reported a panic, and the stream was reset with code 10.
             Some(_) = requests.join_next(), if !requests.is_empty() => {}
+            // Nothing is in flight here any more, so this viewer may go elsewhere at once.
+            () = shared.draining.cancelled(), if requests.is_empty() => {
+                connection.close(Code::ShuttingDown.into(), &shared.farewell());
+                return connection.closed().await;
+            }
         }
     }
 }

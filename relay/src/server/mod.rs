@@ -3,33 +3,41 @@
 //! One task accepts; each connection is a task and each request another, all of them owned here
 //! and none of them living longer than `Server::run`. Everything that a peer can make us hold has
 //! a bound: connections (in all and of one address), streams, requests, bytes of requests (in the
-//! transport's windows), bytes of bodies (in `Lookup`) and bytes of the hashes between them (in
-//! `Outboards`).
+//! transport's windows), bytes of bodies and of the hashes between them (in `Lookup`). What viewers get
+//! is paced (`pace`), and under pressure some are turned away early (`shed`), with a time to come back
+//! and other relays to try.
 //!
-//! To drain, the server refuses new connections, answers new requests with code 9, lets those in
-//! flight finish within their limit, and closes.
+//! To drain, the server refuses new connections, closes idle ones, answers new requests with code 9,
+//! lets those in flight finish within their limit, and closes. Every such close says where else to go.
 
 mod connection;
-mod outboards;
+mod reply;
 mod request;
+mod shed;
+mod viewer;
 
 use crate::{
     error::{Refusal, RunError},
     limits::{ConnectionRate, OpenConnection, OpenConnections},
     lookup::Lookup,
     metrics::Metrics,
-    transport,
-    wire::Code,
+    pace::{Pace, Rates},
+    standing::{Others, Standing},
+    transport::{Listeners, Quic},
+    wire::{self, Busy, Code},
 };
 use libp2p::identity::Keypair;
-use outboards::Outboards;
-use quinn::{Endpoint, Incoming};
+use quinn::Incoming;
 use serde::{Deserialize, Serialize};
+use shed::{Fullness, Thresholds};
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     num::NonZeroUsize,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     time::{Duration, Instant},
 };
 use tokio::{
@@ -46,6 +54,9 @@ pub struct Config {
     /// UDP address to listen on; port 0 takes a free one. Default 0.0.0.0:9003.
     /// `--shard-listen-addr` on the command line.
     pub listen_addr: SocketAddr,
+    /// UDP sockets at that address, each with a task of its own; a viewer whose address changes is lost
+    /// where there are several. Default 1.
+    pub sockets: usize,
     /// Connections at most. Default 2,048; each holds at most 64 KiB of unread requests.
     pub max_connections: u32,
     /// Open connections of one address (IPv6: one /64) at most; 0 for no limit. Default 64.
@@ -57,18 +68,42 @@ pub struct Config {
     pub connections_per_second_per_source: u32,
     /// Addresses whose rate is remembered. Default 10,000, about 1 MB.
     pub source_table: usize,
-    /// Requests of one connection at a time. Default 100.
+    /// Handshakes that go on at a time before further connections have to prove their address first,
+    /// which costs them a round trip and keeps forged ones from using up the rates above. Default 32;
+    /// 0 for always.
+    pub handshakes_unproven: u32,
+    /// Requests of one connection at a time. Default 200.
     pub max_streams: u32,
     /// Requests of all connections at a time; further ones are told to come back. Default 8,192
     /// of about 8 KiB: 64 MiB.
     pub max_requests: usize,
+    /// Bytes of bodies a second to all viewers together; 0 for no limit. When it binds, viewers share
+    /// it fairly. Default 0.
+    pub bytes_per_second: u64,
+    /// Bytes of bodies a second to one viewer, whatever others want; 0 for no limit. Default 0.
+    pub bytes_per_second_per_viewer: u64,
+    /// How long's worth of its own rate a viewer gets at once, after a pause. Default 2 s.
+    #[serde(with = "humantime_serde")]
+    pub viewer_burst: Duration,
+    /// Viewers whose rate is remembered, beyond those that wait for their turn. Default 10,000,
+    /// about 3 MB.
+    pub viewer_table: usize,
+    /// What a viewer gets whose account has the best reputation, in percent of what an unknown one
+    /// gets; between 500 and 1,000 it grows evenly. Default 200.
+    pub known_weight: u32,
+    /// Bytes a second below which a viewer has no use for its share: one that comes when the total
+    /// cannot give it that is better served elsewhere. Default 125,000, a film at 1 Mbit/s.
+    pub least_share: u64,
+    /// Requests, memory or bandwidth taken, in percent, from which prefetches are refused; 0 for
+    /// never. Default 75.
+    pub shed_prefetch_above: u8,
+    /// As above, from which viewers that were not served yet are refused. Default 90.
+    pub shed_viewers_above: u8,
+    /// What a viewer is told to wait that was refused so. Default 5 s.
+    #[serde(with = "humantime_serde")]
+    pub shed_retry_after: Duration,
     /// Bytes of blobs held for viewers, from being read until acknowledged. Default 256 MiB.
     pub body_memory: u64,
-    /// Bytes kept of the hashes that verified bodies carry; a blob needs 0.4 % of its length.
-    /// Default 16 MiB, enough for 4 GiB of shards. What is not kept is hashed again when asked for.
-    pub outboard_memory: u64,
-    /// Blobs hashed at a time for verified bodies. Default 2.
-    pub outboard_parallel: usize,
     /// How long a request waits for room in memory before it is told to come back. Default 1 s.
     #[serde(with = "humantime_serde")]
     pub memory_wait: Duration,
@@ -95,6 +130,8 @@ pub struct Config {
     pub send_window: u64,
     /// Bytes of the socket's buffers, each way; the system may allow less. Default 4 MiB.
     pub socket_buffer: usize,
+    /// QUIC itself.
+    pub quic: Quic,
     /// At shutdown, how long requests in flight may go on. Default 10 s.
     #[serde(with = "humantime_serde")]
     pub drain_timeout: Duration,
@@ -104,16 +141,25 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             listen_addr: (Ipv4Addr::UNSPECIFIED, 9003).into(),
+            sockets: 1,
             max_connections: 2048,
             connections_per_source: 64,
             connections_per_second: 100,
             connections_per_second_per_source: 10,
             source_table: 10_000,
-            max_streams: 100,
+            handshakes_unproven: 32,
+            max_streams: 200,
             max_requests: 8192,
+            bytes_per_second: 0,
+            bytes_per_second_per_viewer: 0,
+            viewer_burst: Duration::from_secs(2),
+            viewer_table: 10_000,
+            known_weight: 200,
+            least_share: 125_000,
+            shed_prefetch_above: 75,
+            shed_viewers_above: 90,
+            shed_retry_after: Duration::from_secs(5),
             body_memory: 256 * 1024 * 1024,
-            outboard_memory: 16 * 1024 * 1024,
-            outboard_parallel: 2,
             memory_wait: Duration::from_secs(1),
             handshake_timeout: Duration::from_secs(5),
             idle_timeout: Duration::from_secs(30),
@@ -123,6 +169,7 @@ impl Default for Config {
             retry_after: Duration::from_secs(1),
             send_window: 8 * 1024 * 1024,
             socket_buffer: 4 * 1024 * 1024,
+            quic: Quic::default(),
             drain_timeout: Duration::from_secs(10),
         }
     }
@@ -132,32 +179,43 @@ impl Default for Config {
 /// their idle timeout.
 const GOODBYE: Duration = Duration::from_secs(1);
 
-/// Binds the socket and makes the endpoint.
+/// Binds the sockets.
 ///
 /// # Errors
 /// When the address is taken or is none of this machine.
 pub(crate) fn listen(
     config: &Config,
-    tls: quinn::ServerConfig,
+    tls: &quinn::ServerConfig,
     identity: &Keypair,
-) -> Result<Endpoint, RunError> {
+) -> Result<Listeners, RunError> {
     let addr = config.listen_addr;
-    let listen = transport::socket(addr, config.socket_buffer)
-        .and_then(|socket| transport::server_endpoint(socket, tls, identity));
-    listen.map_err(|source| match source.kind() {
+    Listeners::bind(config, tls, identity).map_err(|source| match source.kind() {
         io::ErrorKind::AddrInUse => RunError::InUse { addr },
         _ => RunError::Listen { addr, source },
     })
 }
 
+/// What a server works with.
+pub(crate) struct Deps {
+    pub(crate) lookup: Lookup,
+    pub(crate) standing: Arc<dyn Standing>,
+    pub(crate) others: Others,
+    pub(crate) metrics: Metrics,
+    /// Every blob is denied, for tests of those who watch for that.
+    pub(crate) withhold: bool,
+}
+
 /// What every connection and request works with.
 struct Shared {
     lookup: Lookup,
-    outboards: Outboards,
-    /// Every blob is denied, for tests of those who watch for that.
+    standing: Arc<dyn Standing>,
+    others: Others,
+    pace: Arc<Pace>,
     withhold: bool,
     config: Config,
     metrics: Metrics,
+    /// Handshakes that go on.
+    handshakes: Arc<AtomicU32>,
     /// One for each request that may go on.
     requests: Arc<Semaphore>,
     /// Requests going on, for the drain to see the last one end.
@@ -171,27 +229,72 @@ impl Shared {
         self.metrics.refusals_total.with_label_values(&[refusal.label()]).inc();
     }
 
+    /// When to come back and where else to go, for refusals that are not for ever.
+    fn busy(&self, refusal: Refusal) -> Option<Busy> {
+        let wait = match (refusal.code(), refusal) {
+            (Code::Busy, Refusal::NewViewer) => self.config.shed_retry_after,
+            (Code::Busy, _) => self.config.retry_after,
+            (Code::ShuttingDown, _) => Duration::ZERO,
+            _ => return None,
+        };
+        let retry_after_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX);
+        Some(Busy { retry_after_ms, others: self.others.get().to_vec() })
+    }
+
+    fn fullness(&self) -> Fullness {
+        let most = self.config.max_requests;
+        let going_on = most.saturating_sub(self.requests.available_permits());
+        let count = |requests: usize| u64::try_from(requests).unwrap_or(u64::MAX);
+        let Config { least_share, bytes_per_second, .. } = self.config;
+        Fullness {
+            requests: shed::percent(count(going_on), count(most)),
+            memory: self.lookup.memory.taken_percent(),
+            bandwidth: shed::spoken_for(self.pace.busy(), least_share, bytes_per_second),
+        }
+    }
+
+    fn thresholds(&self) -> Thresholds {
+        let Config { shed_prefetch_above, shed_viewers_above, .. } = self.config;
+        Thresholds { prefetch: shed_prefetch_above, viewers: shed_viewers_above }
+    }
+
+    /// What is said to a connection that is closed because the service goes down.
+    fn farewell(&self) -> Vec<u8> {
+        wire::farewell(&self.others.get())
+    }
+
     fn viewers(&self) -> u32 {
         u32::try_from(self.metrics.viewer_connections.get()).unwrap_or(u32::MAX)
     }
 }
 
+/// Counts a handshake as long as it lasts.
+struct Handshake(Arc<AtomicU32>);
+
+impl Handshake {
+    fn begin(count: &Arc<AtomicU32>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for Handshake {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// Serves shards until told to stop.
 pub(crate) struct Server {
-    endpoint: Endpoint,
+    listeners: Listeners,
     shared: Arc<Shared>,
     rate: ConnectionRate,
     open: OpenConnections,
 }
 
 impl Server {
-    pub(crate) fn new(
-        endpoint: Endpoint,
-        lookup: Lookup,
-        config: Config,
-        metrics: Metrics,
-        withhold: bool,
-    ) -> Self {
+    pub(crate) fn new(listeners: Listeners, config: Config, deps: Deps) -> Self {
+        let Deps { lookup, standing, others, metrics, withhold } = deps;
         let table = NonZeroUsize::new(config.source_table).unwrap_or(NonZeroUsize::MIN);
         let rate = ConnectionRate::new(
             config.connections_per_second,
@@ -200,28 +303,41 @@ impl Server {
             Instant::now(),
         );
         let open = OpenConnections::new(config.connections_per_source);
-        let requests = Arc::new(Semaphore::new(config.max_requests));
-        let outboards = Outboards::new(config.outboard_memory, config.outboard_parallel);
+        let pace = Pace::new(Rates {
+            total: config.bytes_per_second,
+            viewer: config.bytes_per_second_per_viewer,
+            burst: config.viewer_burst,
+            lanes: config.viewer_table,
+        });
         let shared = Shared {
             lookup,
-            outboards,
+            standing,
+            others,
+            pace: Arc::new(pace),
             withhold,
+            requests: Arc::new(Semaphore::new(config.max_requests)),
             config,
             metrics,
-            requests,
+            handshakes: Arc::default(),
             in_flight: watch::Sender::new(0),
             draining: CancellationToken::new(),
         };
-        Self { endpoint, shared: Arc::new(shared), rate, open }
+        Self { listeners, shared: Arc::new(shared), rate, open }
     }
 
     /// Serves until `stop`, then drains.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         let mut connections = JoinSet::new();
+        // Ends with this function, after the last viewer had its turn.
+        let mut pacing = JoinSet::new();
+        if !self.shared.pace.is_free() {
+            let pace = Arc::clone(&self.shared.pace);
+            pacing.spawn(async move { pace.run().await });
+        }
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
-                incoming = self.endpoint.accept() => match incoming {
+                incoming = self.listeners.accept() => match incoming {
                     Some(incoming) => self.accept(incoming, &mut connections),
                     // The socket failed; the driver reports that the server has ended.
                     None => return,
@@ -234,7 +350,16 @@ impl Server {
     }
 
     fn accept(&mut self, incoming: Incoming, connections: &mut JoinSet<()>) {
-        let max = usize::try_from(self.shared.config.max_connections).unwrap_or(usize::MAX);
+        let config = &self.shared.config;
+        let handshakes = self.shared.handshakes.load(Ordering::Relaxed);
+        if handshakes >= config.handshakes_unproven && incoming.may_retry() {
+            self.shared.metrics.address_checks_total.inc();
+            if let Err(error) = incoming.retry() {
+                error.into_incoming().refuse();
+            }
+            return;
+        }
+        let max = usize::try_from(config.max_connections).unwrap_or(usize::MAX);
         let addr = incoming.remote_address().ip();
         let admitted =
             if connections.len() >= max { Err(Refusal::Connections) } else { self.admit(addr) };
@@ -244,7 +369,8 @@ impl Server {
                 incoming.refuse();
             }
             Ok(open) => {
-                let serving = connection::serve(incoming, Arc::clone(&self.shared));
+                let handshake = Handshake::begin(&self.shared.handshakes);
+                let serving = connection::serve(incoming, handshake, Arc::clone(&self.shared));
                 connections.spawn(async move {
                     let _open = open;
                     serving.await;
@@ -269,7 +395,7 @@ impl Server {
             tokio::select! {
                 _ = in_flight.wait_for(|requests| *requests == 0) => {}
                 () = async {
-                    while let Some(incoming) = self.endpoint.accept().await {
+                    while let Some(incoming) = self.listeners.accept().await {
                         self.shared.count(Refusal::ShuttingDown);
                         incoming.refuse();
                     }
@@ -280,12 +406,12 @@ impl Server {
             let requests = *in_flight.borrow();
             tracing::warn!("{requests} requests did not finish in time and are cut off");
         }
-        self.endpoint.close(Code::ShuttingDown.into(), b"shutting down");
+        self.listeners.close(Code::ShuttingDown.into(), &self.shared.farewell());
         // Each connection sees the close and ends. One that were dropped first would close with
         // code 0, as if nothing were the matter.
         let told = async {
             while connections.join_next().await.is_some() {}
-            self.endpoint.wait_idle().await;
+            self.listeners.wait_idle().await;
         };
         let _ = timeout(GOODBYE, told).await;
         connections.shutdown().await;

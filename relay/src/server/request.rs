@@ -1,31 +1,49 @@
-//! One request: read it, find the blob, send it.
+//! One request: read it, find the blob, have it sent.
 
-use super::{Shared, outboards::Outboards};
+use super::{
+    Shared,
+    reply::{Reply, SendError, len, micros},
+    shed,
+    viewer::Viewer,
+};
 use crate::{
+    body::Sending,
     content::BlobId,
     error::Refusal,
     lookup::Found,
     wire::{
-        self, Busy, Code, Encoding, MAX_HAS, ReadFrameError, Response, ServiceStatus, Source, Span,
-        encode_frame, read_frame,
+        self, Code, Encoding, MAX_HAS, Priority, ReadFrameError, Response, ServiceStatus, Source,
+        Spent, read_frame,
     },
 };
 use bytes::Bytes;
 use codec::Encode;
-use quinn::{RecvStream, SendStream, StoppedError, WriteError};
-use std::{collections::VecDeque, sync::Arc, time::Instant};
+use quinn::{RecvStream, SendStream};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio::{sync::OwnedSemaphorePermit, time::timeout};
-
-/// Bytes of a body that a viewer must take within `stall_timeout`.
-const PIECE: usize = 64 * 1024;
 
 /// A stream that a viewer opened.
 pub(super) struct Request {
     reply: Reply,
     receive: RecvStream,
+    viewer: Arc<Viewer>,
     shared: Arc<Shared>,
     _turn: OwnedSemaphorePermit,
     _in_flight: InFlight,
+}
+
+/// A blob that is asked for.
+struct Wanted {
+    id: BlobId,
+    range: Option<(u64, u64)>,
+    encoding: Encoding,
+    fill: bool,
+    priority: Priority,
+    /// Whether the asker wants to know what it cost.
+    tell_cost: bool,
 }
 
 /// Counts a request as long as it lasts.
@@ -44,31 +62,17 @@ impl Drop for InFlight {
     }
 }
 
-/// Why a reply could not be sent to its end.
-enum SendError {
-    /// The viewer wants no more, or is gone. Nobody's fault.
-    Gone,
-    /// The viewer stopped reading.
-    Slow,
-    /// The reply cannot be written down.
-    Internal,
-}
-
-impl From<WriteError> for SendError {
-    fn from(_: WriteError) -> Self {
-        Self::Gone
-    }
-}
-
 impl Request {
     pub(super) fn new(
         send: SendStream,
         receive: RecvStream,
+        viewer: Arc<Viewer>,
         shared: Arc<Shared>,
         turn: OwnedSemaphorePermit,
     ) -> Self {
         let in_flight = InFlight::new(Arc::clone(&shared));
-        Self { reply: Reply(Some(send)), receive, shared, _turn: turn, _in_flight: in_flight }
+        let reply = Reply::new(send, Arc::clone(&viewer), Arc::clone(&shared));
+        Self { reply, receive, viewer, shared, _turn: turn, _in_flight: in_flight }
     }
 
     /// Serves the request to its end. Dropped in between, it resets the stream.
@@ -85,17 +89,14 @@ impl Request {
             Ok(sent) => sent,
             Err(refusal) => self.refuse(refusal).await,
         };
-        match sent {
-            Ok(()) | Err(SendError::Gone) => {}
-            Err(SendError::Slow) => {
-                self.shared.count(Refusal::SlowReader);
-                self.reply.reset(Refusal::SlowReader.code());
-            }
-            Err(SendError::Internal) => {
-                self.shared.count(Refusal::Internal);
-                self.reply.reset(Code::Internal);
-            }
-        }
+        let cut_off = match sent {
+            Ok(()) | Err(SendError::Gone) => return,
+            Err(SendError::Slow) => Refusal::SlowReader,
+            Err(SendError::Broken(refusal) | SendError::Refused(refusal)) => refusal,
+            Err(SendError::Internal) => Refusal::Internal,
+        };
+        self.shared.count(cut_off);
+        self.reply.reset(cut_off.code());
     }
 
     /// The request, or `None` when the service is going down.
@@ -118,11 +119,17 @@ impl Request {
 
     async fn answer(&mut self, request: wire::Request) -> Result<Result<(), SendError>, Refusal> {
         match request {
-            wire::Request::Get { .. } | wire::Request::Has { .. } if self.shared.withhold => {
+            wire::Request::Get { .. } | wire::Request::GetAs { .. } | wire::Request::Has { .. }
+                if self.shared.withhold =>
+            {
                 Err(Refusal::NotFound)
             }
             wire::Request::Get { id, range, encoding, fill } => {
-                self.get(id, range, encoding, fill).await
+                let priority = self.viewer.urgency(id, range);
+                self.get(Wanted { id, range, encoding, fill, priority, tell_cost: false }).await
+            }
+            wire::Request::GetAs { priority, id, range, encoding, fill } => {
+                self.get(Wanted { id, range, encoding, fill, priority, tell_cost: true }).await
             }
             wire::Request::Has { ids } => {
                 if ids.len() > MAX_HAS {
@@ -144,39 +151,39 @@ impl Request {
         }
     }
 
-    async fn get(
-        &mut self,
-        id: BlobId,
-        range: Option<(u64, u64)>,
-        encoding: Encoding,
-        fill: bool,
-    ) -> Result<Result<(), SendError>, Refusal> {
-        let started = Instant::now();
-        let gone = self.reply.gone();
-        let find = async {
-            let found = self.shared.lookup.find(id, fill).await?;
-            let body = body(&self.shared.outboards, id, &found.bytes, range, encoding).await?;
-            Ok((found, body))
-        };
-        let (found, body) = tokio::select! {
-            found = find => found?,
+    async fn get(&mut self, wanted: Wanted) -> Result<Result<(), SendError>, Refusal> {
+        let Wanted { id, range, encoding, fill, priority, tell_cost } = wanted;
+        let asked = Instant::now();
+        let (fullness, thresholds) = (self.shared.fullness(), self.shared.thresholds());
+        let served = self.viewer.was_served();
+        if let Some(refusal) = shed::refuse(fullness, thresholds, priority, served) {
+            return Err(refusal);
+        }
+        self.viewer.set_served();
+        self.reply.set_priority(priority);
+        let found = tokio::select! {
+            found = self.shared.lookup.find(id, range, fill) => found?,
             // A viewer that has left waits for nothing; the fill goes on without it.
-            () = gone => return Ok(Err(SendError::Gone)),
+            () = self.reply.gone() => return Ok(Err(SendError::Gone)),
         };
-        let Found { bytes, source, room } = found;
-        let total = len(&bytes);
-        let Some(body) = body else {
+        // The room is held until all is sent.
+        let Found { body, source, room: _room } = found;
+        let total = u64::from(body.len());
+        let Some(sending) = Sending::new(body, range, encoding) else {
             self.shared.count(Refusal::Range);
             let header = Response { total, ..Response::refusal(Code::Range) };
-            return Ok(self.send(header, Vec::new()).await);
+            return Ok(self.reply.send(&header, Bytes::new()).await);
         };
-        let length = body.iter().map(len).sum();
-        let sent = self.send(Response::ok(length, total, Some(source)), body).await;
+        let header = Response::ok(sending.length(), total, Some(source));
+        let spent = tell_cost.then(|| spent(source, asked.elapsed()));
+        let sent = self.reply.send_body(header, spent, sending, (id, fill), asked).await;
+        if let Err(SendError::Refused(refusal)) = sent {
+            return Err(refusal);
+        }
         if sent.is_ok() {
-            let took = started.elapsed().as_secs_f64();
+            let took = asked.elapsed().as_secs_f64();
             self.shared.metrics.shard_serve_latency_seconds.observe(took);
         }
-        drop(room);
         Ok(sent)
     }
 
@@ -184,174 +191,21 @@ impl Request {
         self.shared.count(refusal);
         let _ = self.receive.stop(refusal.code().into());
         let mut header = Response::refusal(refusal.code());
-        if refusal.code() == Code::Busy {
-            let wait = self.shared.config.retry_after.as_millis();
-            let retry_after_ms = u32::try_from(wait).unwrap_or(u32::MAX);
-            header.busy = Some(Busy { retry_after_ms, others: Vec::new() });
-        }
-        self.send(header, Vec::new()).await
+        header.busy = self.shared.busy(refusal);
+        self.reply.send(&header, Bytes::new()).await
     }
 
     async fn send_small(&mut self, body: Bytes) -> Result<(), SendError> {
-        self.send(Response::ok(len(&body), 0, None::<Source>), vec![body]).await
-    }
-
-    /// Sends header and body, and waits until the viewer has them.
-    async fn send(&mut self, header: Response, body: Vec<Bytes>) -> Result<(), SendError> {
-        let length = header.length;
-        let stall = self.shared.config.stall_timeout;
-        let send = self.reply.0.as_mut().ok_or(SendError::Internal)?;
-        let frame = encode_frame(&header).map_err(|_| SendError::Internal)?;
-        timeout(stall, send.write_all(&frame)).await.map_err(|_| SendError::Slow)??;
-        let mut body = VecDeque::from(body);
-        while !body.is_empty() {
-            let mut piece = take(&mut body, PIECE);
-            timeout(stall, send.write_all_chunks(&mut piece))
-                .await
-                .map_err(|_| SendError::Slow)??;
-        }
-        let _ = send.finish();
-        match timeout(stall, send.stopped()).await {
-            Ok(Ok(None)) => {
-                self.shared.metrics.bytes_served_total.inc_by(length);
-                self.reply.0 = None;
-                Ok(())
-            }
-            Ok(Ok(Some(_)) | Err(StoppedError::ConnectionLost(_))) => Err(SendError::Gone),
-            Ok(Err(StoppedError::ZeroRttRejected)) => Err(SendError::Internal),
-            Err(_) => Err(SendError::Slow),
-        }
+        self.reply.send(&Response::ok(len(&body), 0, None), body).await
     }
 }
 
-/// The sending side. quinn ends a stream cleanly when it is dropped, which would pass a body cut
-/// short for a whole one: this resets it instead, unless it was sent to its end.
-struct Reply(Option<SendStream>);
-
-impl Reply {
-    fn reset(&mut self, code: Code) {
-        if let Some(mut send) = self.0.take() {
-            let _ = send.reset(code.into());
-        }
-    }
-
-    /// Ends when the viewer wants no more, or is gone.
-    fn gone(&self) -> impl Future<Output = ()> + use<> {
-        let stopped = self.0.as_ref().map(SendStream::stopped);
-        async move {
-            if let Some(stopped) = stopped {
-                let _ = stopped.await;
-            }
-        }
-    }
-}
-
-impl Drop for Reply {
-    fn drop(&mut self) {
-        self.reset(Code::Internal);
-    }
-}
-
-fn len(bytes: &Bytes) -> u64 {
-    u64::try_from(bytes.len()).unwrap_or(u64::MAX)
-}
-
-/// The body for a verified blob, in pieces that lie in memory; `None` when the range is not in the
-/// blob. Nothing of the blob is copied.
-async fn body(
-    outboards: &Outboards,
-    id: BlobId,
-    blob: &Bytes,
-    range: Option<(u64, u64)>,
-    encoding: Encoding,
-) -> Result<Option<Vec<Bytes>>, Refusal> {
-    match encoding {
-        Encoding::Raw => {
-            let body = match range {
-                None => Some(blob.clone()),
-                Some(range) => cut(blob, range),
-            };
-            Ok(body.map(|body| vec![body]))
-        }
-        Encoding::Verified => {
-            let total = u32::try_from(blob.len()).map_err(|_| Refusal::Internal)?;
-            let Some(span) = Span::covering(total, range) else { return Ok(None) };
-            let outboard = outboards.of(id, blob).await?;
-            wire::encode(blob, &outboard, &span).map(Some).ok_or(Refusal::Internal)
-        }
-    }
-}
-
-/// Takes the next `most` bytes off a body, or all that is left.
-fn take(body: &mut VecDeque<Bytes>, most: usize) -> Vec<Bytes> {
-    let mut taken = Vec::new();
-    let mut room = most;
-    while room > 0
-        && let Some(mut piece) = body.pop_front()
-    {
-        let rest = piece.split_off(piece.len().min(room));
-        room -= piece.len();
-        taken.push(piece);
-        if !rest.is_empty() {
-            body.push_front(rest);
-        }
-    }
-    taken
-}
-
-/// The bytes from `first` to before `end`, if they lie inside and are any.
-fn cut(bytes: &Bytes, (first, end): (u64, u64)) -> Option<Bytes> {
-    let first = usize::try_from(first).ok()?;
-    let end = usize::try_from(end).ok()?;
-    (first < end && end <= bytes.len()).then(|| bytes.slice(first..end))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    #[test]
-    fn ranges_at_the_edges() {
-        let bytes = Bytes::from_static(b"0123456789");
-        assert_eq!(cut(&bytes, (0, 10)).as_deref(), Some(&b"0123456789"[..]));
-        assert_eq!(cut(&bytes, (9, 10)).as_deref(), Some(&b"9"[..]));
-        for range in [(0, 11), (10, 10), (5, 5), (6, 5), (u64::MAX, u64::MAX), (0, u64::MAX)] {
-            assert_eq!(cut(&bytes, range), None, "{range:?}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn a_body_is_taken_in_pieces_of_the_size_and_whole(
-            pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 0..20),
-            most in 1usize..100,
-        ) {
-            let whole = pieces.concat();
-            let mut body: VecDeque<_> = pieces.into_iter().map(Bytes::from).collect();
-            let mut taken = Vec::new();
-            while !body.is_empty() {
-                let piece = take(&mut body, most).concat();
-                prop_assert!(piece.len() == most || body.is_empty());
-                taken.extend(piece);
-            }
-            prop_assert_eq!(taken, whole);
-        }
-
-        #[test]
-        fn a_range_gives_what_it_names_or_nothing(
-            data: Vec<u8>,
-            near: bool,
-            first: usize,
-            end: usize,
-        ) {
-            let (at, to) = if near { (first % 300, end % 300) } else { (first, end) };
-            let (first, end) = (at as u64, to as u64);
-            let bytes = Bytes::from(data.clone());
-            match cut(&bytes, (first, end)) {
-                Some(body) => prop_assert_eq!(&body[..], &data[at..to]),
-                None => prop_assert!(first >= end || end > data.len() as u64),
-            }
-        }
+/// Where the time until a blob was there went, by where it came from.
+fn spent(source: Source, took: Duration) -> Spent {
+    let took = micros(took);
+    match source {
+        Source::Memory => Spent { queue_us: took, ..Spent::default() },
+        Source::Disk => Spent { disk_us: took, ..Spent::default() },
+        Source::Upstream => Spent { upstream_us: took, ..Spent::default() },
     }
 }

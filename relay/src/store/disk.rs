@@ -9,12 +9,31 @@ use tokio::sync::Semaphore;
 pub struct Disk {
     permits: Arc<Semaphore>,
     metrics: Metrics,
+    /// Operations run where they are asked for, for tests that choose their order.
+    #[cfg(test)]
+    stepping: bool,
 }
 
 impl Disk {
     /// At most `parallel` operations at a time, and never less than one.
     pub fn new(parallel: usize, metrics: Metrics) -> Self {
-        Self { permits: Arc::new(Semaphore::new(parallel.max(1))), metrics }
+        Self {
+            permits: Arc::new(Semaphore::new(parallel.max(1))),
+            metrics,
+            #[cfg(test)]
+            stepping: false,
+        }
+    }
+
+    /// One that runs each operation where it is asked for, and gives the turn away before and after.
+    #[cfg(test)]
+    pub(crate) fn stepping(metrics: Metrics) -> Self {
+        Self { stepping: true, ..Self::new(1, metrics) }
+    }
+
+    /// What it counts.
+    pub(super) fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     /// Runs `work` on a blocking thread and waits for it. When the caller goes away, `work` still
@@ -26,6 +45,13 @@ impl Disk {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> io::Result<T> {
+        #[cfg(test)]
+        if self.stepping {
+            tests::give_turn_away().await;
+            let done = work();
+            tests::give_turn_away().await;
+            return Ok(done);
+        }
         let asked = Instant::now();
         let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(io::Error::other)?;
         self.metrics.disk_wait_seconds.observe(asked.elapsed().as_secs_f64());
@@ -41,7 +67,20 @@ impl Disk {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::mpsc;
+    use std::{future::poll_fn, sync::mpsc, task::Poll};
+
+    /// Ends when it is asked for the second time, whoever asks.
+    pub(super) async fn give_turn_away() {
+        let mut given = false;
+        poll_fn(|context| {
+            if std::mem::replace(&mut given, true) {
+                return Poll::Ready(());
+            }
+            context.waker().wake_by_ref();
+            Poll::Pending
+        })
+        .await;
+    }
 
     #[tokio::test]
     async fn the_wait_is_measured_when_the_turn_comes_and_not_when_the_work_is_done() {

@@ -1,59 +1,72 @@
 //! A folder of blob files.
 //!
 //! ```text
-//! ROOT/lock              held while a service uses the folder
-//! ROOT/tmp/              files being written; emptied at start
-//! ROOT/quarantine/       files that went bad, by name
-//! ROOT/ab/abcd...        a blob, named by its id, under the id's first two digits
+//! ROOT/lock                   held while a service uses the folder
+//! ROOT/tmp/                   files being written; emptied at start
+//! ROOT/quarantine/            files that went bad, by name
+//! ROOT/ab/abcd...             a blob, named by its id, under the id's first two digits
+//! ROOT/outboards/ab/abcd...   the hashes between its groups, unless it is one group
 //! ```
 //!
 //! A blob is written under `tmp`, synced, renamed into place, and its folder synced: a file under
-//! its own name is whole, whatever stopped the process. It is verified whenever it is read, so what
-//! the disk did to it later is found before anybody sees it.
+//! its own name is whole, whatever stopped the process. What is read of it is verified, group by
+//! group or as a whole, so what the disk did to it later is found before anybody sees it.
+//!
+//! The outboard is a file of its own. A blob's file is the blob, byte for byte, as it was before
+//! there were outboards, and any tool that hashes it gets its name. The outboard is derived and
+//! checked against the id whenever it is read, so it needs no sync and its loss or damage costs one
+//! hashing of the blob and never the blob. Both in one file would be one rename and one opening
+//! less; but a bit that turns in the hashes would cost an origin the content.
 
-use super::Disk;
-use crate::content::{BlobId, MAX_BLOB_LEN};
+use super::{
+    Disk,
+    folder::Folder,
+    stored::{self, Stored},
+};
+use crate::{content::BlobId, metrics::count_and_log, sync::lock, wire::Outboard};
 use bytes::Bytes;
+use lru::LruCache;
 use std::{
+    collections::{HashMap, HashSet},
     fs, io,
-    io::{Read, Write},
-    path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::{Duration, SystemTime},
+    num::NonZeroUsize,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    time::SystemTime,
 };
 
 /// A folder of blob files. Cloning gives another handle to the same folder.
 #[derive(Clone)]
 pub struct Files {
-    inner: Arc<Inner>,
+    folder: Arc<Folder>,
     disk: Disk,
-}
-
-struct Inner {
-    root: PathBuf,
-    quarantine: usize,
-    touch_after: Duration,
-    /// Makes names under `tmp` unique within the process; the lock keeps other processes out.
-    next: AtomicU64,
+    /// Blobs that were read last, still open: at most `store.open_files`, each a descriptor and at
+    /// most 64 KiB of outboard, 16 MiB at the default of 256.
+    open: Arc<Mutex<LruCache<BlobId, Arc<Stored>>>>,
+    /// What metrics call the store.
+    place: &'static str,
 }
 
 /// A file that the scan found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stored {
+pub struct Listed {
     /// The blob that it is named for. Its content is checked when it is read.
     pub id: BlobId,
     /// Its length in bytes.
     pub len: u32,
-    /// When it was written or last known to be used.
-    pub used: SystemTime,
+    /// When it was written or last known to be used; `None` where that was not looked at.
+    pub used: Option<SystemTime>,
 }
 
 /// Keeps other processes out of a folder until dropped.
 #[derive(Debug)]
 pub struct FolderLock(#[allow(dead_code)] fs::File);
+
+impl FolderLock {
+    pub(super) fn new(file: fs::File) -> Self {
+        Self(file)
+    }
+}
 
 /// Why a folder cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -113,13 +126,21 @@ pub enum Damage {
 impl Files {
     /// The folder at `root`. Touches nothing until [`Self::open`].
     pub fn new(root: PathBuf, config: &super::Config, disk: Disk) -> Self {
-        let inner = Inner {
-            root,
-            quarantine: config.quarantine,
-            touch_after: config.touch_after,
-            next: AtomicU64::new(0),
-        };
-        Self { inner: Arc::new(inner), disk }
+        let open =
+            LruCache::sparse(NonZeroUsize::new(config.open_files).unwrap_or(NonZeroUsize::MIN));
+        let folder = Arc::new(Folder::new(root, config));
+        Self { folder, disk, open: Arc::new(Mutex::new(open)), place: "origin" }
+    }
+
+    /// The same folder, counted as the cache's.
+    pub(crate) fn of_cache(self) -> Self {
+        Self { place: "cache", ..self }
+    }
+
+    /// Puts `faults` in the way of every step from now on.
+    #[cfg(test)]
+    pub(crate) fn set_faults(&self, faults: Option<super::Faults>) {
+        *lock(&self.folder.faults) = faults;
     }
 
     /// Makes the folder if need be, locks it, removes what an interrupted write left, and lists the
@@ -127,30 +148,107 @@ impl Files {
     ///
     /// # Errors
     /// See [`OpenError`].
-    pub async fn open(&self) -> Result<(Vec<Stored>, FolderLock), OpenError> {
-        let inner = Arc::clone(&self.inner);
-        let path = inner.root.clone();
-        let opened = self.disk.run(move || inner.open()).await;
-        opened.map_err(|source| OpenError::Unusable { path, source })?
+    pub async fn open(&self) -> Result<(Vec<Listed>, FolderLock), OpenError> {
+        let folder_lock = self.lock().await?;
+        Ok((self.scan(HashMap::new()).await?, folder_lock))
     }
 
-    /// Writes a blob. The caller vouches that `bytes` hash to `id`. An older file of that name is
-    /// replaced.
+    /// The first half of [`Self::open`].
+    pub(crate) async fn lock(&self) -> Result<FolderLock, OpenError> {
+        self.open_step(|folder| folder.lock()).await
+    }
+
+    /// The second half. Of `known` blobs, whose lengths were remembered, only the names are looked
+    /// at; that one of them has another length after all is found when it is read.
+    pub(crate) async fn scan(&self, known: HashMap<BlobId, u32>) -> Result<Vec<Listed>, OpenError> {
+        self.open_step(move |folder| {
+            let unusable = |source| OpenError::Unusable { path: folder.root.clone(), source };
+            folder.scan(&known).map_err(unusable)
+        })
+        .await
+    }
+
+    /// Why the folder cannot be used.
+    pub(crate) fn unusable(&self, source: io::Error) -> OpenError {
+        OpenError::Unusable { path: self.folder.root.clone(), source }
+    }
+
+    async fn open_step<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Folder) -> Result<T, OpenError> + Send + 'static,
+    ) -> Result<T, OpenError> {
+        let folder = Arc::clone(&self.folder);
+        let done = self.disk.run(move || work(&folder)).await;
+        done.map_err(|source| self.unusable(source))?
+    }
+
+    /// Writes a blob and its outboard, which is made if it is not given. The caller vouches that
+    /// `bytes` hash to `id`. An older file of that name is replaced.
     ///
     /// # Errors
     /// When the disk fails or is full; then nothing is left behind.
-    pub async fn put(&self, id: BlobId, bytes: Bytes) -> io::Result<()> {
-        let inner = Arc::clone(&self.inner);
-        self.disk.run(move || inner.write(&inner.blob_path(id), &bytes)).await?
+    pub async fn put(
+        &self,
+        id: BlobId,
+        bytes: Bytes,
+        outboard: Option<Outboard>,
+    ) -> io::Result<()> {
+        let folder = Arc::clone(&self.folder);
+        let written = self.disk.run(move || folder.put(id, &bytes, outboard.as_ref())).await;
+        self.counted(written.flatten())
     }
 
-    /// Reads a blob of `len` bytes and verifies it.
+    /// Reads a blob of `len` bytes whole and verifies it.
     ///
     /// # Errors
     /// See [`ReadError`]. A damaged file has been put aside by then.
     pub async fn read(&self, id: BlobId, len: u32) -> Result<Bytes, ReadError> {
-        let inner = Arc::clone(&self.inner);
-        self.disk.run(move || inner.read(id, len)).await?
+        let folder = Arc::clone(&self.folder);
+        let read = self.disk.run(move || folder.read(id, len)).await;
+        self.seen(id, read.map_err(ReadError::Io).flatten())
+    }
+
+    /// Opens a blob of `len` bytes, to be read and verified group by group. One that was read not
+    /// long ago is open still.
+    ///
+    /// # Errors
+    /// See [`ReadError`]. A damaged file has been put aside by then.
+    pub(crate) async fn stored(&self, id: BlobId, len: u32) -> Result<Arc<Stored>, ReadError> {
+        if let Some(stored) = self.still_open(id, len) {
+            return Ok(stored);
+        }
+        let (folder, disk, place) = (Arc::clone(&self.folder), self.disk.clone(), self.place);
+        let opened = self.disk.run(move || folder.open(id, len, disk, place)).await;
+        let stored = Arc::new(self.seen(id, opened.map_err(ReadError::Io).flatten())?);
+        lock(&self.open).put(id, Arc::clone(&stored));
+        Ok(stored)
+    }
+
+    fn still_open(&self, id: BlobId, len: u32) -> Option<Arc<Stored>> {
+        let mut open = lock(&self.open);
+        let stored = open.get(&id)?;
+        if stored.len() != len || !stored.is_current() {
+            open.pop(&id);
+            return None;
+        }
+        Some(Arc::clone(stored))
+    }
+
+    fn seen<T>(&self, id: BlobId, result: Result<T, ReadError>) -> Result<T, ReadError> {
+        result.inspect_err(|error| {
+            lock(&self.open).pop(&id);
+            stored::count(&self.disk, self.place, id, error);
+        })
+    }
+
+    /// A disk that is full or broken is something to be told of.
+    fn counted<T>(&self, result: io::Result<T>) -> io::Result<T> {
+        result.inspect_err(|error| {
+            let failures = &self.disk.metrics().disk_write_failures_total;
+            if count_and_log(&failures.with_label_values(&[self.place])) {
+                tracing::warn!("Cannot write to the {}'s folder: {error}", self.place);
+            }
+        })
     }
 
     /// Deletes a blob; one that is not there is no error. Who has it open keeps reading it.
@@ -158,19 +256,39 @@ impl Files {
     /// # Errors
     /// When the disk fails.
     pub async fn remove(&self, id: BlobId) -> io::Result<()> {
-        let inner = Arc::clone(&self.inner);
-        self.disk.run(move || absent_is_fine(fs::remove_file(inner.blob_path(id)))).await?
+        lock(&self.open).pop(&id);
+        let folder = Arc::clone(&self.folder);
+        self.disk.run(move || folder.remove(id)).await?
     }
 
-    /// Writes a small file beside the blobs, as safely as a blob: `ROOT/FOLDER/NAME`.
-    pub(super) async fn put_beside(
+    /// The blobs that have files, of whatever kind, under one of the 256 first bytes.
+    pub(crate) async fn names(&self, first: u8) -> io::Result<HashSet<BlobId>> {
+        let folder = Arc::clone(&self.folder);
+        self.disk.run(move || folder.names(first)).await?
+    }
+
+    /// Bytes that are free on the folder's file system.
+    pub(crate) async fn free_space(&self) -> io::Result<u64> {
+        let folder = Arc::clone(&self.folder);
+        self.disk.run(move || folder.free_space()).await?
+    }
+
+    /// Writes a small file beside the blobs, as safely as a blob: `ROOT/NAME`.
+    pub(crate) async fn put_beside(&self, name: String, bytes: Vec<u8>) -> io::Result<()> {
+        let folder = Arc::clone(&self.folder);
+        let path = folder.root.join(name);
+        let written = self.disk.run(move || folder.write(&path, &bytes, true)).await;
+        self.counted(written.flatten())
+    }
+
+    /// A file beside the blobs, at most `max_len` bytes of it; `None` when there is none.
+    pub(crate) async fn read_beside(
         &self,
-        folder: &'static str,
-        name: String,
-        bytes: Vec<u8>,
-    ) -> io::Result<()> {
-        let inner = Arc::clone(&self.inner);
-        self.disk.run(move || inner.write(&inner.root.join(folder).join(name), &bytes)).await?
+        name: &'static str,
+        max_len: u64,
+    ) -> io::Result<Option<Vec<u8>>> {
+        let folder = Arc::clone(&self.folder);
+        self.disk.run(move || folder.read_beside(name, max_len)).await?
     }
 
     /// The files of `ROOT/FOLDER` with their names, none longer than `max_len`, at most `max_files`.
@@ -180,211 +298,8 @@ impl Files {
         max_len: u64,
         max_files: usize,
     ) -> io::Result<Vec<(String, Vec<u8>)>> {
-        let inner = Arc::clone(&self.inner);
+        let inner = Arc::clone(&self.folder);
         self.disk.run(move || inner.list_beside(folder, max_len, max_files)).await?
-    }
-}
-
-impl Inner {
-    fn blob_path(&self, id: BlobId) -> PathBuf {
-        let name = id.to_string();
-        let folder: String = name.chars().take(2).collect();
-        self.root.join(folder).join(name)
-    }
-
-    fn tmp(&self) -> PathBuf {
-        self.root.join("tmp")
-    }
-
-    fn open(&self) -> Result<(Vec<Stored>, FolderLock), OpenError> {
-        let unusable = |path: &Path| {
-            let path = path.to_owned();
-            move |source| OpenError::Unusable { path, source }
-        };
-        fs::create_dir_all(&self.root).map_err(unusable(&self.root))?;
-        let lock = self.lock()?;
-        let tmp = self.tmp();
-        // What is in there was being written when the process ended: nobody was told of it.
-        absent_is_fine(fs::remove_dir_all(&tmp)).map_err(unusable(&tmp))?;
-        fs::create_dir(&tmp).map_err(unusable(&tmp))?;
-        let found = self.scan().map_err(unusable(&self.root))?;
-        Ok((found, lock))
-    }
-
-    fn lock(&self) -> Result<FolderLock, OpenError> {
-        let path = self.root.join("lock");
-        let unusable = |source| OpenError::Unusable { path: path.clone(), source };
-        let file = fs::OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&path)
-            .map_err(unusable)?;
-        match file.try_lock() {
-            Ok(()) => Ok(FolderLock(file)),
-            Err(fs::TryLockError::WouldBlock) => Err(OpenError::InUse { path: self.root.clone() }),
-            Err(fs::TryLockError::Error(source)) => Err(unusable(source)),
-        }
-    }
-
-    fn scan(&self) -> io::Result<Vec<Stored>> {
-        let mut found = Vec::new();
-        for folder in fs::read_dir(&self.root)? {
-            let folder = folder?;
-            let name = folder.file_name();
-            let Some(prefix) = name.to_str().filter(|name| is_prefix(name)) else { continue };
-            if !folder.file_type()?.is_dir() {
-                continue;
-            }
-            for file in fs::read_dir(folder.path())? {
-                found.extend(stored(&file?, prefix)?);
-            }
-        }
-        Ok(found)
-    }
-
-    fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        let folder = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
-        if !folder.is_dir() {
-            fs::create_dir_all(folder)?;
-            sync_folder(&self.root)?;
-        }
-        let tmp = self.tmp().join(self.next.fetch_add(1, Ordering::Relaxed).to_string());
-        let written = (|| {
-            let mut file = fs::OpenOptions::new().write(true).create_new(true).open(&tmp)?;
-            file.write_all(bytes)?;
-            file.sync_all()?;
-            fs::rename(&tmp, path)?;
-            sync_folder(folder)
-        })();
-        if written.is_err() {
-            let _ = fs::remove_file(&tmp);
-        }
-        written
-    }
-
-    fn read(&self, id: BlobId, len: u32) -> Result<Bytes, ReadError> {
-        let path = self.blob_path(id);
-        let mut file = fs::File::open(&path).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => ReadError::Missing,
-            _ => ReadError::Io(error),
-        })?;
-        let metadata = file.metadata()?;
-        if metadata.len() != u64::from(len) {
-            let damage = Damage::Length { expected: len, found: metadata.len() };
-            return Err(self.put_aside(id, &path, damage));
-        }
-        let mut bytes = vec![0; len as usize];
-        match file.read_exact(&mut bytes) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                return Err(self.put_aside(id, &path, Damage::Length { expected: len, found: 0 }));
-            }
-            Err(error) => return Err(error.into()),
-        }
-        if BlobId::of(&bytes) != id {
-            return Err(self.put_aside(id, &path, Damage::Hash));
-        }
-        self.touch(&file, &metadata);
-        Ok(Bytes::from(bytes))
-    }
-
-    /// Best effort: a wrong order of use after a restart costs a few more misses, nothing else.
-    fn touch(&self, file: &fs::File, metadata: &fs::Metadata) {
-        let now = SystemTime::now();
-        let age = metadata.modified().ok().and_then(|modified| now.duration_since(modified).ok());
-        if age.is_some_and(|age| age >= self.touch_after) {
-            let _ = file.set_modified(now);
-        }
-    }
-
-    /// Takes a damaged file out of the way, into the quarantine while there is room.
-    fn put_aside(&self, id: BlobId, path: &Path, damage: Damage) -> ReadError {
-        let quarantine = self.root.join("quarantine");
-        let moved = (|| {
-            fs::create_dir_all(&quarantine)?;
-            if fs::read_dir(&quarantine)?.count() >= self.quarantine {
-                return Ok(false);
-            }
-            fs::rename(path, quarantine.join(id.to_string()))?;
-            Ok::<_, io::Error>(true)
-        })();
-        let fate = match moved {
-            Ok(true) => "moved to the quarantine folder",
-            Ok(false) | Err(_) => match absent_is_fine(fs::remove_file(path)) {
-                Ok(()) => "deleted",
-                Err(error) => return ReadError::Io(error),
-            },
-        };
-        tracing::warn!("Damaged file {}: {damage}; {fate}", path.display());
-        ReadError::Corrupt(damage)
-    }
-
-    fn list_beside(
-        &self,
-        folder: &str,
-        max_len: u64,
-        max_files: usize,
-    ) -> io::Result<Vec<(String, Vec<u8>)>> {
-        let entries = match fs::read_dir(self.root.join(folder)) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(error),
-        };
-        let mut files = Vec::new();
-        for entry in entries.take(max_files) {
-            let entry = entry?;
-            if let Ok(name) = entry.file_name().into_string()
-                && entry.metadata()?.is_file()
-            {
-                let mut bytes = Vec::new();
-                fs::File::open(entry.path())?.take(max_len).read_to_end(&mut bytes)?;
-                files.push((name, bytes));
-            }
-        }
-        Ok(files)
-    }
-}
-
-fn is_prefix(name: &str) -> bool {
-    name.len() == 2 && name.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
-}
-
-/// What a file of a blob folder is, if it can be a blob at all.
-fn stored(file: &fs::DirEntry, prefix: &str) -> io::Result<Option<Stored>> {
-    let name = file.file_name();
-    let Some(id) = name
-        .to_str()
-        .filter(|name| name.starts_with(prefix))
-        .and_then(|name| name.parse::<BlobId>().ok().filter(|id| id.to_string() == *name))
-    else {
-        return Ok(None);
-    };
-    let metadata = match file.metadata() {
-        Ok(metadata) if metadata.is_file() => metadata,
-        Ok(_) => return Ok(None),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    let used = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
-    Ok(match u32::try_from(metadata.len()) {
-        Ok(len @ 1..=MAX_BLOB_LEN) => Some(Stored { id, len, used }),
-        // Cut to nothing by a file system that lost the data, or no blob of ours.
-        _ => {
-            tracing::warn!("Ignoring {}: {} bytes", file.path().display(), metadata.len());
-            None
-        }
-    })
-}
-
-fn sync_folder(folder: &Path) -> io::Result<()> {
-    fs::File::open(folder)?.sync_all()
-}
-
-fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
-    match result {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
     }
 }
 
@@ -392,6 +307,7 @@ fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
 mod tests {
     use super::*;
     use crate::{metrics::Metrics, store::Config};
+    use std::{path::Path, time::Duration};
 
     fn files(root: &Path) -> Files {
         let config = Config { quarantine: 1, ..Config::default() };
@@ -409,7 +325,7 @@ mod tests {
         let files = files(root.path());
         let (found, lock) = files.open().await.unwrap();
         assert!(found.is_empty());
-        files.put(id, bytes.clone()).await.unwrap();
+        files.put(id, bytes.clone(), None).await.unwrap();
         // What a process killed in mid-write leaves.
         fs::write(root.path().join("tmp/7"), b"hel").unwrap();
         drop(lock);
@@ -434,13 +350,13 @@ mod tests {
             ("second", "sec", Damage::Length { expected: 6, found: 3 }),
         ] {
             let (id, bytes, len) = blob(text);
-            files.put(id, bytes.clone()).await.unwrap();
-            fs::write(files.inner.blob_path(id), damaged).unwrap();
+            files.put(id, bytes.clone(), None).await.unwrap();
+            fs::write(files.folder.blob_path(id), damaged).unwrap();
             let error = files.read(id, len).await.unwrap_err();
             assert!(matches!(error, ReadError::Corrupt(found) if found == damage), "{error}");
             assert!(matches!(files.read(id, len).await, Err(ReadError::Missing)));
             assert_eq!(quarantined(), 1);
-            files.put(id, bytes.clone()).await.unwrap();
+            files.put(id, bytes.clone(), None).await.unwrap();
             assert_eq!(files.read(id, len).await.unwrap(), bytes);
         }
     }
@@ -487,8 +403,8 @@ mod tests {
         let files = files(root.path());
         let _lock = files.open().await.unwrap().1;
         let (id, bytes, len) = blob("old");
-        files.put(id, bytes).await.unwrap();
-        let path = files.inner.blob_path(id);
+        files.put(id, bytes, None).await.unwrap();
+        let path = files.folder.blob_path(id);
         let old = SystemTime::now() - Duration::from_secs(7200);
         fs::File::options().write(true).open(&path).unwrap().set_modified(old).unwrap();
         files.read(id, len).await.unwrap();

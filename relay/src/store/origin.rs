@@ -4,10 +4,9 @@
 //! list shows. It is written last of all, so a content that is listed was stored whole; a publish
 //! that was interrupted leaves blobs that the next attempt finds again.
 
-use super::{Files, FolderLock, OpenError, ReadError};
+use super::{Files, FolderLock, OpenError, ReadError, Stored};
 use crate::{
     content::{BlobId, ContentId, Manifest, ShardId},
-    metrics::{Metrics, count_and_log},
     sync::lock,
     upstream::Record as Announced,
 };
@@ -18,7 +17,7 @@ use std::{
     collections::BTreeMap,
     io,
     ops::Bound::{Excluded, Unbounded},
-    sync::Mutex,
+    sync::{Arc, Mutex},
 };
 
 const CONTENTS: &str = "contents";
@@ -32,7 +31,6 @@ const MAX_RECORD: u64 = 512;
 /// The store of a super-node.
 pub struct Origin {
     files: Files,
-    metrics: Metrics,
     max_blobs: usize,
     max_contents: usize,
     state: Mutex<State>,
@@ -108,10 +106,9 @@ pub enum OriginError {
 
 impl Origin {
     /// The origin in `files`. Touches nothing until [`Self::open`].
-    pub fn new(files: Files, config: &super::Config, metrics: Metrics) -> Self {
+    pub fn new(files: Files, config: &super::Config) -> Self {
         Self {
             files,
-            metrics,
             max_blobs: config.origin_blobs,
             max_contents: config.origin_contents,
             state: Mutex::default(),
@@ -194,20 +191,28 @@ impl Origin {
     /// # Errors
     /// When the disk failed: it is held, and nobody can say whether it is sound.
     pub async fn read(&self, id: BlobId) -> io::Result<Option<Bytes>> {
+        let Some(stored) = self.stored(id).await? else { return Ok(None) };
+        let read = stored.whole().await;
+        self.looked(id, read)
+    }
+
+    /// Opens a blob, to be read and verified group by group. `None` when it is not held, or no
+    /// longer is.
+    ///
+    /// # Errors
+    /// When the disk failed.
+    pub(crate) async fn stored(&self, id: BlobId) -> io::Result<Option<Arc<Stored>>> {
         let Some(len) = self.len_of(id) else { return Ok(None) };
-        match self.files.read(id, len).await {
-            Ok(bytes) => Ok(Some(bytes)),
-            Err(ReadError::Io(error)) => {
-                let failures = self.metrics.disk_read_failures_total.with_label_values(&["origin"]);
-                if count_and_log(&failures) {
-                    tracing::warn!("Cannot read {id} from the origin's folder: {error}");
-                }
-                Err(error)
-            }
+        let opened = self.files.stored(id, len).await;
+        self.looked(id, opened)
+    }
+
+    /// What is not there, or was put aside, is forgotten.
+    fn looked<T>(&self, id: BlobId, result: Result<T, ReadError>) -> io::Result<Option<T>> {
+        match result {
+            Ok(found) => Ok(Some(found)),
+            Err(ReadError::Io(error)) => Err(error),
             Err(error @ (ReadError::Missing | ReadError::Corrupt(_))) => {
-                if matches!(error, ReadError::Corrupt(_)) {
-                    self.metrics.corrupt_blobs_total.with_label_values(&["origin"]).inc();
-                }
                 let mut state = lock(&self.state);
                 if let Some(len) = state.blobs.remove(&id) {
                     state.bytes = state.bytes.saturating_sub(u64::from(len));
@@ -233,7 +238,7 @@ impl Origin {
             return Err(OriginError::TooManyBlobs(self.max_blobs));
         }
         let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-        self.files.put(id, bytes).await?;
+        self.files.put(id, bytes, None).await?;
         let mut state = lock(&self.state);
         if state.blobs.insert(id, len).is_none() {
             state.bytes += u64::from(len);
@@ -261,7 +266,7 @@ impl Origin {
             shards: content.shards,
             published_ms: content.published_ms,
         };
-        self.files.put_beside(CONTENTS, id.to_string(), record.encode()).await?;
+        self.files.put_beside(format!("{CONTENTS}/{id}"), record.encode()).await?;
         lock(&self.state).contents.insert(id, record);
         Ok(())
     }

@@ -1,8 +1,9 @@
 //! Hits, misses, ranges, whole contents.
 
-use super::world::{Node, Puppet, Role, blob, config, impatient, noise, raw};
+use super::world::{Node, Puppet, Role, blob, config, honest, impatient, noise, raw};
 use crate::{
     BlobId, ContentId, ShardId, Source as Peer,
+    cache::PolicyKind,
     client::{Config, DownloadError, Tally, ViewError, Viewer},
     content::{Manifest, Progress, Stage, manifest::Part},
     upstream::{Class, Record},
@@ -35,14 +36,14 @@ pub(super) fn serving(blobs: Vec<(BlobId, Vec<u8>)>, gate: Arc<Semaphore>) -> Pu
     Puppet::start(move |request, mut send| {
         let (blobs, gate) = (blobs.clone(), gate.clone());
         async move {
-            let Request::Get { id, .. } = request else { return };
+            let Request::Get { id, range, encoding, .. } = request else { return };
             gate.acquire().await.unwrap().forget();
-            let header = match blobs.get(&id) {
-                Some(bytes) => Response::ok(bytes.len() as u64, bytes.len() as u64, None),
-                None => Response::refusal(Code::NotFound),
+            let (header, body) = match blobs.get(&id) {
+                Some(bytes) => honest(bytes, range, encoding),
+                None => (Response::refusal(Code::NotFound), Vec::new()),
             };
             let _ = send.write_all(&encode_frame(&header).unwrap()).await;
-            let _ = send.write_all(blobs.get(&id).map_or(&[], |bytes| &bytes[..])).await;
+            let _ = send.write_all(&body).await;
             let _ = send.finish();
             let _ = send.stopped().await;
         }
@@ -73,7 +74,8 @@ async fn a_miss_is_fetched_and_the_second_request_is_a_hit_without_upstream() {
     assert_eq!(status.upstream_fetches, 1);
     assert!(status.hits >= 1 && status.misses >= 1);
     assert_eq!(status.hits + status.misses, 3);
-    assert_eq!((status.cache.entries, status.cache.bytes), (1, held.len() as u64));
+    // With the hashes between its four groups.
+    assert_eq!((status.cache.entries, status.cache.bytes), (1, held.len() as u64 + 3 * 64));
     // Counted when the viewer has acknowledged them, which it does a moment later.
     while relay.metrics.bytes_served_total.get() < 3 * held.len() as u64 {
         tokio::task::yield_now().await;
@@ -326,7 +328,9 @@ async fn two_downloads_into_one_file_do_not_mix() {
 #[tokio::test(flavor = "multi_thread")]
 async fn eviction_keeps_the_bound_and_ends_the_announcement() {
     let mut settings = config();
-    settings.cache.capacity = u64::from(crate::content::MAX_BLOB_LEN);
+    // Four shards with the hashes between their groups.
+    settings.cache.capacity = 17 * 1024 * 1024;
+    settings.cache.policy = PolicyKind::Lru;
     settings.publish.shard_len = 4 * 1024 * 1024;
     let origin = Node::start(Role::Origin, settings.clone()).await;
     let relay = Node::start(Role::Relay, settings).await;

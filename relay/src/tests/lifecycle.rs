@@ -2,7 +2,7 @@
 
 use super::world::{Node, Role, config, noise, raw};
 use crate::{
-    BlobId, BuildError, Deps, Metrics, Phase, Record, RunError,
+    BlobId, BuildError, Deps, Metrics, Phase, Record, RunError, Unknown,
     content::{Progress, publish, publish::PublishError},
     upstream::{Class, directory::Fake},
     wire::{Code, ExchangeError, Patience, get_blob},
@@ -19,6 +19,7 @@ fn deps(origin_dir: Option<&Path>, cache_dir: Option<&Path>) -> Deps {
     Deps {
         identity: Keypair::generate_ed25519(),
         directory: Arc::new(Fake::default()),
+        standing: Arc::new(Unknown),
         metrics: Metrics::unregistered(),
         origin_dir: origin_dir.map(Into::into),
         cache_dir: cache_dir.map(Into::into),

@@ -1,7 +1,11 @@
 //! The whole service over loopback QUIC: every test here goes through the wire.
 
 mod bad_input;
+mod edge;
 mod fetching;
+mod flow;
+mod fuzz;
+mod keeping;
 mod lifecycle;
 mod probing;
 mod upstreams;

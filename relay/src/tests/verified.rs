@@ -1,17 +1,16 @@
 //! Verified bodies, honest and not.
 
-use super::world::{Node, Puppet, Role, blob, config, noise, raw};
+use super::world::{Node, Puppet, Role, blob, config, honest, noise, raw};
 use crate::{
     BlobId,
     content::MAX_BLOB_LEN,
     transport,
     upstream::{PoolConfig, Record, dial},
     wire::{
-        Code, Encoding, ExchangeError, GROUP_LEN, Outboard, Patience, Request, Response, Source,
-        Span, ask, encode, encode_frame, get_blob, get_groups, group_count,
+        Code, Encoding, ExchangeError, GROUP_LEN, Patience, Request, Response, Source, Span, ask,
+        encode_frame, get_blob, get_groups, group_count,
     },
 };
-use bytes::Bytes;
 use libp2p::identity::Keypair;
 use quinn::Connection;
 use std::{sync::Arc, time::Duration};
@@ -63,14 +62,7 @@ impl Reply {
 
     /// The truth about a blob, whatever is asked.
     pub(super) fn honest(bytes: &[u8], asked: Option<(u64, u64)>) -> Self {
-        let total = u32::try_from(bytes.len()).unwrap();
-        let Some(span) = Span::covering(total, asked) else {
-            let header = Response { total: total.into(), ..Response::refusal(Code::Range) };
-            return Self { header, ..Self::refusal(Code::Range) };
-        };
-        let bytes = Bytes::copy_from_slice(bytes);
-        let body = encode(&bytes, &Outboard::of(&bytes).unwrap(), &span).unwrap().concat();
-        let header = Response::ok(body.len() as u64, total.into(), Some(Source::Disk));
+        let (header, body) = honest(bytes, asked, Encoding::Verified);
         Self { header, body, end: End::Clean }
     }
 

@@ -6,8 +6,9 @@ use crate::{
     content::{Manifest, Progress, publish},
     server, transport,
     upstream::directory::Fake,
-    wire::{Request, read_frame},
+    wire::{Code, Encoding, Outboard, Request, Response, Span, encode, read_frame},
 };
+use bytes::Bytes;
 use libp2p::{PeerId, identity::Keypair};
 use quinn::{RecvStream, SendStream};
 use std::{
@@ -35,6 +36,8 @@ pub(crate) fn config() -> Config {
     config.server.connections_per_second_per_source = 0;
     config.server.drain_timeout = Duration::from_secs(5);
     config.publish.shard_len = 64 * 1024;
+    // What is on disk is read from there, so that tests can damage it.
+    config.cache.memory = 0;
     config
 }
 
@@ -87,6 +90,7 @@ impl Node {
         let deps = Deps {
             identity: Keypair::generate_ed25519(),
             directory: directory.clone(),
+            standing: Arc::new(crate::Unknown),
             metrics: metrics.clone(),
             origin_dir: matches!(role, Role::Origin | Role::Both).then(|| root.join("shards")),
             cache_dir: matches!(role, Role::Relay | Role::Both).then(|| root.join("relay")),
@@ -111,7 +115,12 @@ impl Node {
 
     /// This node as the directory names it.
     pub(crate) fn source(&self) -> Source {
-        Source { peer: self.relay.peer_id(), addrs: vec![self.addr], seeder_score: Some(500) }
+        Source {
+            peer: self.relay.peer_id(),
+            addrs: vec![self.addr],
+            seeder_score: Some(500),
+            load: None,
+        }
     }
 
     pub(crate) fn address(&self) -> Address {
@@ -184,6 +193,29 @@ pub(crate) fn blob(len: usize, seed: u64) -> (BlobId, Vec<u8>) {
     (BlobId::of(&bytes), bytes)
 }
 
+/// What an honest source answers to a request for a blob that it has: header and body.
+pub(crate) fn honest(
+    blob: &[u8],
+    range: Option<(u64, u64)>,
+    encoding: Encoding,
+) -> (Response, Vec<u8>) {
+    let total = u64::try_from(blob.len()).unwrap();
+    let Some(span) = Span::covering(total.try_into().unwrap(), range) else {
+        return (Response { total, ..Response::refusal(Code::Range) }, Vec::new());
+    };
+    let body = match (encoding, range) {
+        (Encoding::Raw, None) => blob.to_vec(),
+        (Encoding::Raw, Some((first, end))) => {
+            blob[usize::try_from(first).unwrap()..usize::try_from(end).unwrap()].to_vec()
+        }
+        (Encoding::Verified, _) => {
+            let bytes = Bytes::copy_from_slice(blob);
+            encode(&bytes, &Outboard::of(&bytes).unwrap(), &span).unwrap().concat()
+        }
+    };
+    (Response::ok(body.len() as u64, total, Some(crate::wire::Source::Disk)), body)
+}
+
 /// A shard service of a test's own making: proves an identity and says what it is told to.
 pub(crate) struct Puppet {
     pub(crate) source: Source,
@@ -210,6 +242,7 @@ impl Puppet {
             peer: identity.public().to_peer_id(),
             addrs: vec![endpoint.local_addr().unwrap()],
             seeder_score: Some(900),
+            load: None,
         };
         let asked = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&asked);

@@ -14,6 +14,8 @@ pub struct Source {
     pub addrs: Vec<SocketAddr>,
     /// The seeder component of its reputation, 0..=1000; `None` for a peer that nobody answers for.
     pub seeder_score: Option<u16>,
+    /// How busy it says that it is, 0 not at all to 255; `None` where it did not say.
+    pub load: Option<u8>,
 }
 
 /// What is announced: the two kinds have different keys in the directory.

@@ -1,42 +1,73 @@
 //! Fetching what this node lacks from nodes that hold it.
 //!
-//! The [`Directory`] names sources; they are ranked by what is known about them and asked in a
-//! staggered race over pooled connections that pin each peer's identity. The first blob that hashes
-//! to its id wins, and the others are cancelled. A source that delivers anything else is asked
-//! last for a while.
+//! ```text
+//!  candidates   the operator's super-nodes, the relays of the region, the directory
+//!      │
+//!  rank         by what was measured of them, reputation and load; breakers leave some out
+//!      │
+//!  fetch        the best one is asked; another when it is slow (hedge), silent or has failed,
+//!      │        from the byte on where the blob ends so far
+//!  attempt      over a pooled connection that pins the peer's identity: groups of 16 KiB, each
+//!               verified as it arrives, into the growing blob
+//! ```
+//!
+//! What decides is in modules of plain functions ([`rank`], [`measured`], [`hedge`], [`breaker`], and
+//! the schedule of [`health`]); [`fetch`] and [`attempt`] do what they say.
 
-mod book;
+mod attempt;
+mod breaker;
+mod candidates;
 pub mod directory;
+mod fetch;
+mod health;
+mod hedge;
+mod measured;
 mod pool;
 mod race;
+mod rank;
 
+pub use breaker::BreakerConfig;
 pub use directory::{Class, Directory, DirectoryError, Record, Source, TellError};
+pub use health::HealthConfig;
+pub use hedge::HedgeConfig;
 pub use pool::{DialError, PoolConfig};
 pub(crate) use pool::{Pool, dial};
 
 use crate::{
-    content::BlobId,
-    metrics::{Metrics, count_and_log},
-    sync::lock,
-    wire::{Code, ExchangeError, Patience, get_blob},
+    body::{Growing, Memory, Room, Whole},
+    client::Address,
+    metrics::Metrics,
+    standing::Others,
+    wire::{Code, ExchangeError},
 };
-use book::{Book, Fault, Ranked};
-use bytes::Bytes;
+use attempt::AttemptError;
+use breaker::Fault;
+use fetch::Fetch;
+use health::Schedule;
+use hedge::Budget;
 use libp2p::PeerId;
+use rank::Book;
 use serde::{Deserialize, Serialize};
 use std::{
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::timeout,
-};
+use tokio::time::timeout;
 
 /// Settings of fetching.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
+    /// Super-nodes that are asked beside those that the directory names, as
+    /// `/ip4/ADDRESS/udp/PORT/quic-v1/p2p/PEER_ID`; several addresses of one are tried in turn. At
+    /// most 64. Default none.
+    pub super_nodes: Vec<Address>,
+    /// Other relays of the region that are asked whether they hold a blob, as many as viewers are told
+    /// of at most. Default 8.
+    pub siblings: usize,
+    /// How long they have to answer. Default 200 ms.
+    #[serde(with = "humantime_serde")]
+    pub sibling_timeout: Duration,
     /// Connections that this node opens.
     pub pool: PoolConfig,
     /// Peers with a pooled connection at most. Default 64.
@@ -55,34 +86,36 @@ pub struct Config {
     pub stall_timeout: Duration,
     /// Sources asked for one blob at most. Default 8.
     pub max_sources: usize,
-    /// Sources asked for one blob at a time. Default 2.
+    /// Sources asked for one blob at a time. Default 3.
     pub parallel: usize,
-    /// What a source that was never asked is taken to need for a blob. Default 250 ms.
+    /// What a source of which nothing is known is taken to need to its first 16 KiB. Default 100 ms.
     #[serde(with = "humantime_serde")]
     pub assumed_latency: Duration,
-    /// The next source is asked beside the last one after twice what that one usually needs, but
-    /// never before this. Default 150 ms.
+    /// What it is taken to deliver from then on, in bytes a second. Default 8 MiB.
+    pub assumed_rate: u32,
+    /// What was measured of a source counts half as much after this long, and what is assumed of
+    /// strangers the more. Default 5 min.
     #[serde(with = "humantime_serde")]
-    pub stagger_min: Duration,
-    /// And never after this. Default 2 s.
-    #[serde(with = "humantime_serde")]
-    pub stagger_max: Duration,
-    /// A source that delivered wrong bytes is asked last for this long. Default 10 min.
-    #[serde(with = "humantime_serde")]
-    pub corrupt_penalty: Duration,
-    /// A source that failed otherwise is asked last for this long. Default 15 s.
-    #[serde(with = "humantime_serde")]
-    pub failure_penalty: Duration,
-    /// Sources remembered. Default 1,024, about 150 KiB.
+    pub measured_half_life: Duration,
+    /// When a second source is asked beside the first.
+    pub hedge: HedgeConfig,
+    /// When a source is not asked for a while.
+    pub breaker: BreakerConfig,
+    /// Whether sources answer.
+    pub health: HealthConfig,
+    /// Sources remembered. Default 1,024, about 512 KiB.
     pub book: usize,
-    /// Bytes of blobs that are being fetched, or are fetched and not written yet, at most.
-    /// Default 256 MiB.
+    /// Bytes of blobs that are being fetched, or are fetched and not written yet, at most. Each takes
+    /// its length once more for the moment in which it is joined into one piece. Default 256 MiB.
     pub memory: u64,
 }
 
 impl Default for Config {
     fn default() -> Self {
         Self {
+            super_nodes: Vec::new(),
+            siblings: 8,
+            sibling_timeout: Duration::from_millis(200),
             pool: PoolConfig::default(),
             max_connections: 64,
             deadline: Duration::from_secs(15),
@@ -90,12 +123,13 @@ impl Default for Config {
             header_timeout: Duration::from_secs(5),
             stall_timeout: Duration::from_secs(3),
             max_sources: 8,
-            parallel: 2,
-            assumed_latency: Duration::from_millis(250),
-            stagger_min: Duration::from_millis(150),
-            stagger_max: Duration::from_secs(2),
-            corrupt_penalty: Duration::from_secs(600),
-            failure_penalty: Duration::from_secs(15),
+            parallel: 3,
+            assumed_latency: Duration::from_millis(100),
+            assumed_rate: 8 * 1024 * 1024,
+            measured_half_life: Duration::from_secs(300),
+            hedge: HedgeConfig::default(),
+            breaker: BreakerConfig::default(),
+            health: HealthConfig::default(),
             book: 1024,
             memory: 256 * 1024 * 1024,
         }
@@ -119,28 +153,18 @@ pub enum FetchError {
     Corrupt,
 }
 
-/// A verified blob, and the room in memory that it takes.
-pub(crate) struct Fetched {
-    pub(crate) bytes: Bytes,
-    /// Given back when dropped.
-    pub(crate) room: OwnedSemaphorePermit,
-}
-
-/// One attempt at one source that failed.
-#[derive(Debug, thiserror::Error)]
-enum AttemptError {
-    #[error(transparent)]
-    Dial(#[from] DialError),
-    #[error(transparent)]
-    Exchange(#[from] ExchangeError),
-}
-
 /// Fetches blobs from other nodes.
 pub(crate) struct Upstream {
     us: PeerId,
     directory: Arc<dyn Directory>,
+    /// Those that the operator named; at most 64.
+    super_nodes: Vec<Source>,
+    /// The other relays of the region.
+    others: Others,
     pool: Pool,
     book: Mutex<Book>,
+    budget: Mutex<Budget>,
+    schedule: Mutex<Schedule>,
     memory: Memory,
     config: Config,
     metrics: Metrics,
@@ -150,26 +174,44 @@ impl Upstream {
     pub(crate) fn new(
         us: PeerId,
         directory: Arc<dyn Directory>,
+        others: Others,
         pool: Pool,
         config: Config,
         metrics: Metrics,
     ) -> Self {
-        let book = Mutex::new(Book::new(&config));
-        let memory = Memory::new(config.memory);
-        Self { us, directory, pool, book, memory, config, metrics }
+        let super_nodes = candidates::by_peer(&config.super_nodes);
+        for outcome in ["asked", "won", "lost"] {
+            metrics.hedges_total.with_label_values(&[outcome]);
+        }
+        let schedule = Schedule::new(config.health.clone(), &super_nodes, Instant::now());
+        Self {
+            us,
+            directory,
+            super_nodes,
+            others,
+            pool,
+            book: Mutex::new(Book::new(&config)),
+            budget: Mutex::new(Budget::new(&config.hedge)),
+            schedule: Mutex::new(schedule),
+            memory: Memory::new(config.memory),
+            config,
+            metrics,
+        }
     }
 
-    /// Fetches one blob and verifies it.
+    /// Fetches a blob into `growing`, `range` of it first. Gives it with the room that it takes; when
+    /// it fails, telling the readers is left to the caller.
     ///
     /// # Errors
     /// See [`FetchError`]; within the configured deadline.
-    pub(crate) async fn fetch(&self, id: BlobId) -> Result<Fetched, FetchError> {
-        let fetch = async {
-            let sources = self.sources(id).await?;
-            self.race(id, sources).await
-        };
+    pub(crate) async fn fetch(
+        &self,
+        growing: &Growing,
+        range: Option<(u64, u64)>,
+    ) -> Result<(Arc<Whole>, Room), FetchError> {
+        let fetch = Fetch::new(self, growing, range).run();
         timeout(self.config.deadline, fetch).await.unwrap_or_else(|_| {
-            tracing::debug!("{id}: nothing within {:?}", self.config.deadline);
+            tracing::debug!("{}: not within {:?}", growing.id(), self.config.deadline);
             self.metrics.upstream_failures_total.with_label_values(&["deadline"]).inc();
             Err(FetchError::Failed)
         })
@@ -179,95 +221,6 @@ impl Upstream {
     pub(crate) async fn close(&self) {
         self.pool.close().await;
     }
-
-    async fn sources(&self, id: BlobId) -> Result<Vec<Ranked>, FetchError> {
-        let asked = timeout(self.config.directory_timeout, self.directory.sources(id)).await;
-        let reason = match asked {
-            Ok(Ok(mut sources)) => {
-                sources.retain(|source| source.peer != self.us);
-                let mut ranked = lock(&self.book).rank(sources, Instant::now());
-                ranked.truncate(self.config.max_sources);
-                return Ok(ranked);
-            }
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => format!("no answer within {:?}", self.config.directory_timeout),
-        };
-        tracing::debug!("{id}: {reason}");
-        self.metrics.directory_failures_total.with_label_values(&["sources"]).inc();
-        Err(FetchError::Failed)
-    }
-
-    async fn race(&self, id: BlobId, sources: Vec<Ranked>) -> Result<Fetched, FetchError> {
-        if sources.is_empty() {
-            return Err(FetchError::NotFound);
-        }
-        self.metrics.upstream_fetches_total.inc();
-        let started = Instant::now();
-        let patience = |ranked: &Ranked| ranked.stagger;
-        let attempt = |ranked: Ranked| async move { self.attempt(id, &ranked.source).await };
-        let raced = race::staggered(sources, self.config.parallel, patience, attempt).await;
-        match raced {
-            Ok(fetched) => {
-                let took = started.elapsed().as_secs_f64();
-                self.metrics.upstream_fetch_latency_seconds.observe(took);
-                Ok(fetched)
-            }
-            Err(failures) => Err(verdict(&failures)),
-        }
-    }
-
-    async fn attempt(&self, id: BlobId, source: &Source) -> Result<Fetched, AttemptError> {
-        let started = Instant::now();
-        let mut result = self.exchange(id, source).await;
-        if let Err((AttemptError::Exchange(error), true)) = &result
-            && error.is_connection()
-        {
-            // The other side had closed it while it lay in the pool.
-            result = self.exchange(id, source).await;
-        }
-        match result {
-            Ok(fetched) => {
-                lock(&self.book).delivered(source.peer, started.elapsed());
-                Ok(fetched)
-            }
-            Err((error, _)) => {
-                self.note(id, source, &error);
-                Err(error)
-            }
-        }
-    }
-
-    /// The error says besides whether the connection had been used before.
-    async fn exchange(&self, id: BlobId, source: &Source) -> Result<Fetched, (AttemptError, bool)> {
-        let pooled = self.pool.connection(source).await.map_err(|error| (error.into(), false))?;
-        let patience =
-            Patience { header: self.config.header_timeout, stall: self.config.stall_timeout };
-        let exchange = async {
-            let promised = get_blob(&pooled.connection, id, false, patience).await?;
-            let room = self.memory.room(promised.size()).await;
-            let bytes = promised.verified(patience.stall).await?;
-            Ok(Fetched { bytes, room })
-        };
-        exchange.await.map_err(|error: ExchangeError| (error.into(), pooled.reused))
-    }
-
-    /// Counts a failed attempt and remembers it against the source if it is to blame.
-    fn note(&self, id: BlobId, source: &Source, error: &AttemptError) {
-        let (reason, fault) = blame(error);
-        self.metrics.upstream_failures_total.with_label_values(&[reason]).inc();
-        if let Some(fault) = fault {
-            lock(&self.book).failed(source.peer, fault, Instant::now());
-        }
-        tracing::debug!("{} did not deliver {id}: {error}", source.peer);
-        if fault == Some(Fault::Corrupt)
-            && count_and_log(&self.metrics.corrupt_blobs_total.with_label_values(&["upstream"]))
-        {
-            tracing::warn!(
-                "{} delivered wrong bytes for {id}; others are asked first",
-                source.peer
-            );
-        }
-    }
 }
 
 /// The metric's label of a failed attempt, and what it says about the source.
@@ -275,7 +228,7 @@ fn blame(error: &AttemptError) -> (&'static str, Option<Fault>) {
     let failed = Some(Fault::Failed);
     match error {
         AttemptError::Dial(_) => ("dial", failed),
-        AttemptError::Exchange(error) => match error {
+        AttemptError::Exchange { error, .. } => match error {
             ExchangeError::Connection(_) => ("connection", failed),
             ExchangeError::Refused { code: Code::NotFound, .. } => ("not_found", None),
             ExchangeError::Refused { code: Code::Busy, .. } => ("busy", None),
@@ -308,44 +261,19 @@ fn verdict(failures: &[AttemptError]) -> FetchError {
     }
 }
 
-/// Room in memory, in KiB so that a semaphore can count it.
-#[derive(Clone)]
-pub(crate) struct Memory {
-    kib: Arc<Semaphore>,
-    most: u32,
-}
-
-impl Memory {
-    pub(crate) fn new(bytes: u64) -> Self {
-        let most = u32::try_from(bytes / 1024).unwrap_or(u32::MAX);
-        let permits = usize::try_from(most).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
-        Self { kib: Arc::new(Semaphore::new(permits)), most }
-    }
-
-    /// Waits for room for `len` bytes. However small, a blob counts as 16 KiB: what goes with it,
-    /// such as a task, is not free either.
-    pub(crate) async fn room(&self, len: u32) -> OwnedSemaphorePermit {
-        let kib = len.div_ceil(1024).max(16).min(self.most);
-        loop {
-            // Fails only when closed, and nobody closes it.
-            if let Ok(room) = Arc::clone(&self.kib).acquire_many_owned(kib).await {
-                return room;
-            }
-            tokio::task::yield_now().await;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::content::BlobId;
 
     fn refused(code: Code) -> AttemptError {
-        ExchangeError::Refused { code, busy: None }.into()
+        let error = ExchangeError::Refused { code, busy: None };
+        AttemptError::Exchange { error, reused: false }
     }
 
     fn wrong() -> AttemptError {
-        ExchangeError::WrongHash(BlobId([0; 32])).into()
+        let error = ExchangeError::WrongHash(BlobId([0; 32]));
+        AttemptError::Exchange { error, reused: false }
     }
 
     #[test]
@@ -358,15 +286,5 @@ mod tests {
         assert_eq!(verdict(&[busy(), internal()]), FetchError::Failed);
         assert_eq!(verdict(&[not_found(), internal()]), FetchError::Failed);
         assert_eq!(verdict(&[internal(), wrong(), not_found()]), FetchError::Corrupt);
-    }
-
-    #[tokio::test]
-    async fn a_blob_larger_than_all_memory_takes_all_of_it() {
-        let memory = Memory::new(40 * 1024);
-        let room = memory.room(u32::MAX).await;
-        assert_eq!(memory.kib.available_permits(), 0);
-        drop(room);
-        let _one = memory.room(1).await;
-        assert_eq!(memory.kib.available_permits(), 24);
     }
 }

@@ -125,6 +125,14 @@ impl Pool {
         Ok(Pooled { connection, reused: false })
     }
 
+    /// The connection to a peer, if there is one now. Does not count as use.
+    pub(crate) fn open(&self, peer: PeerId) -> Option<Connection> {
+        let slot = Arc::clone(lock(&self.slots).peek(&peer)?);
+        // Whoever holds the lock dials, so there is none.
+        let current = slot.0.try_lock().ok()?;
+        current.as_ref().filter(|open| open.close_reason().is_none()).cloned()
+    }
+
     async fn dial(&self, source: &Source) -> Result<Connection, DialError> {
         let PoolConfig { idle_timeout, .. } = self.config;
         let windows = transport::Windows::SHARDS;

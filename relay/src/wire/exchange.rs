@@ -88,7 +88,7 @@ impl ExchangeError {
         matches!(self, Self::Connection(_))
     }
 
-    pub(super) fn from_read(error: ReadError) -> Self {
+    pub(crate) fn from_read(error: ReadError) -> Self {
         match error {
             ReadError::ConnectionLost(error) => Self::Connection(error),
             ReadError::Reset(number) => Self::from_number(number),
@@ -152,7 +152,7 @@ impl Answer {
     }
 
     /// The header, and the body yet unread.
-    pub(super) fn into_parts(self) -> (Response, RecvStream) {
+    pub(crate) fn into_parts(self) -> (Response, RecvStream) {
         (self.header, self.body)
     }
 

@@ -91,7 +91,7 @@ mod tests {
     use super::*;
     use crate::{
         content::BlobId,
-        wire::{Busy, Code, Encoding, MAX_HAS, Request, Response, Source},
+        wire::{Busy, Code, Cost, Encoding, MAX_HAS, Priority, Request, Response, Source, Spent},
     };
     use proptest::prelude::*;
 
@@ -109,6 +109,24 @@ mod tests {
                 .prop_map(|(id, range, encoding, fill)| Request::Get { id, range, encoding, fill }),
             prop::collection::vec(id(), 0..=MAX_HAS).prop_map(|ids| Request::Has { ids }),
             Just(Request::Status),
+            (priority(), id(), any::<Option<(u64, u64)>>(), encoding(), any::<bool>()).prop_map(
+                |(priority, id, range, encoding, fill)| {
+                    Request::GetAs { priority, id, range, encoding, fill }
+                }
+            ),
+        ]
+    }
+
+    fn priority() -> impl Strategy<Value = Priority> {
+        prop_oneof![Just(Priority::Prefetch), Just(Priority::Play), Just(Priority::Seek)]
+    }
+
+    fn cost() -> impl Strategy<Value = Cost> {
+        prop_oneof![
+            Just(Cost::UNTOLD),
+            any::<[u32; 3]>().prop_map(|[queue_us, disk_us, upstream_us]| {
+                Cost::of(Spent { queue_us, disk_us, upstream_us })
+            })
         ]
     }
 
@@ -124,8 +142,16 @@ mod tests {
             (any::<u32>(), others)
                 .prop_map(|(retry_after_ms, others)| Busy { retry_after_ms, others }),
         );
-        (prop::sample::select(&Code::ALL[..]), any::<u64>(), any::<u64>(), source, busy).prop_map(
-            |(code, length, total, source, busy)| Response { code, length, total, source, busy },
+        let code = prop::sample::select(&Code::ALL[..]);
+        (code, any::<u64>(), any::<u64>(), source, busy, cost()).prop_map(
+            |(code, length, total, source, busy, cost)| Response {
+                code,
+                length,
+                total,
+                source,
+                busy,
+                cost,
+            },
         )
     }
 
@@ -147,9 +173,25 @@ mod tests {
         expected[at] = 1;
         assert_eq!(encode_frame(&verified).unwrap(), expected);
         assert_eq!(encode_frame(&Request::Status).unwrap(), [0, 1, 2]);
-        let response = Response::ok(1, 2, Some(Source::Disk));
+        let mut get_as = vec![0, 53, 3, 2];
+        get_as.extend(&expected[3..]);
+        let urgent = Request::GetAs {
+            priority: Priority::Seek,
+            id,
+            range,
+            encoding: Encoding::Verified,
+            fill,
+        };
+        assert_eq!(encode_frame(&urgent).unwrap(), get_as);
+        let mut response = Response::ok(1, 2, Some(Source::Disk));
         let expected = [0, 20, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 1, 1, 0];
         assert_eq!(encode_frame(&response).unwrap(), expected);
+        // What an answer cost stands behind all that was there before, for whoever wants to know.
+        response.cost = Cost::of(Spent { queue_us: 1, disk_us: 64, upstream_us: 0 });
+        let mut longer = expected.to_vec();
+        longer[1] = 24;
+        longer.extend([4, 1, 1, 0]);
+        assert_eq!(encode_frame(&response).unwrap(), longer);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::{
     Code, Encoding, ExchangeError, Patience, Request, Response, Source, ask,
-    verified::{Decoder, Fault, Group, Span, Step},
+    verified::{Decoder, Fault, Group, Node, Span, Step},
 };
 use crate::content::BlobId;
 use bytes::{Bytes, BytesMut};
@@ -60,10 +60,18 @@ impl Groups {
     /// # Errors
     /// See [`ExchangeError`]; nothing more comes out after one.
     pub async fn next(self) -> Result<Option<(Group, Self)>, ExchangeError> {
+        Ok(self.next_with_nodes().await?.map(|(group, _, rest)| (group, rest)))
+    }
+
+    /// As [`Self::next`], with the nodes that came before the group: whoever collects them can
+    /// encode what it has.
+    pub(crate) async fn next_with_nodes(
+        self,
+    ) -> Result<Option<(Group, Vec<Node>, Self)>, ExchangeError> {
         let Self { id, span, source, decoder } = self;
         match decoder.next().await {
-            Ok(Step::Group(group, decoder)) => {
-                Ok(Some((group, Self { id, span, source, decoder })))
+            Ok(Step::Group(group, nodes, decoder)) => {
+                Ok(Some((group, nodes, Self { id, span, source, decoder })))
             }
             Ok(Step::Done(body)) => body.end().await.map(|()| None),
             Err((Fault::Wrong { group }, mut body)) => {
@@ -156,9 +164,22 @@ impl Body {
 
 impl AsyncStreamReader for Body {
     async fn read_bytes(&mut self, len: usize) -> io::Result<Bytes> {
-        let mut bytes = BytesMut::zeroed(len);
-        let filled = self.fill(&mut bytes).await?;
-        bytes.truncate(filled);
+        let mut bytes = BytesMut::new();
+        while bytes.len() < len {
+            match self.piece(len - bytes.len()).await {
+                Ok(None) => break,
+                // What comes in one piece stays one.
+                Ok(Some(piece)) if bytes.is_empty() && piece.len() == len => return Ok(piece),
+                Ok(Some(piece)) => {
+                    bytes.reserve(len - bytes.len());
+                    bytes.extend_from_slice(&piece);
+                }
+                Err(error) => {
+                    self.failed = Some(error);
+                    return Err(io::ErrorKind::Other.into());
+                }
+            }
+        }
         Ok(bytes.freeze())
     }
 

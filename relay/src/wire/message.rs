@@ -3,7 +3,7 @@
 // The derive for an enum casts each variant's index, which is written out and below 256.
 #![allow(clippy::cast_possible_truncation)]
 
-use super::Code;
+use super::{Code, Cost};
 use crate::content::BlobId;
 use codec::{Decode, Encode};
 use serde::Serialize;
@@ -38,6 +38,35 @@ pub enum Request {
     /// How is the service? The body is a SCALE [`ServiceStatus`].
     #[codec(index = 2)]
     Status,
+    /// As `Get`, and says how urgent it is. The answer's header says what it cost.
+    #[codec(index = 3)]
+    GetAs {
+        /// What it is for.
+        priority: Priority,
+        /// Which blob.
+        id: BlobId,
+        /// As in `Get`.
+        range: Option<(u64, u64)>,
+        /// As in `Get`.
+        encoding: Encoding,
+        /// As in `Get`.
+        fill: bool,
+    },
+}
+
+/// How urgent a request is, among those of one viewer; and what a busy service gives up first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Priority {
+    /// Nobody waits for it yet.
+    #[codec(index = 0)]
+    Prefetch,
+    /// It is played next.
+    #[codec(index = 1)]
+    Play,
+    /// Somebody has jumped there and looks at a still picture.
+    #[codec(index = 2)]
+    Seek,
 }
 
 /// How a body is sent.
@@ -78,14 +107,16 @@ pub struct Response {
     pub total: u64,
     /// Where the blob came from; `None` where there is none.
     pub source: Option<Source>,
-    /// Present with [`Code::Busy`] alone.
+    /// Present with [`Code::Busy`] and [`Code::ShuttingDown`] alone.
     pub busy: Option<Busy>,
+    /// Present where [`Request::GetAs`] was answered with a body.
+    pub cost: Cost,
 }
 
 /// When and where to try again.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub struct Busy {
-    /// Milliseconds to wait before asking here again.
+    /// Milliseconds to wait before asking here again; 0 when there is no again.
     pub retry_after_ms: u32,
     /// Other relays to try meanwhile, as multiaddresses in their binary form; often none.
     pub others: Vec<Vec<u8>>,
@@ -107,11 +138,11 @@ pub struct ServiceStatus {
 impl Response {
     /// The header of a body.
     pub fn ok(length: u64, total: u64, source: Option<Source>) -> Self {
-        Self { code: Code::Ok, length, total, source, busy: None }
+        Self { code: Code::Ok, length, total, source, busy: None, cost: Cost::UNTOLD }
     }
 
     /// The header that stands alone when there is no body.
     pub fn refusal(code: Code) -> Self {
-        Self { code, length: 0, total: 0, source: None, busy: None }
+        Self { code, length: 0, total: 0, source: None, busy: None, cost: Cost::UNTOLD }
     }
 }

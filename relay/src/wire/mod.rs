@@ -8,6 +8,13 @@
 //! A frame is a big-endian `u16` length, 1 to [`MAX_FRAME`], and that many bytes of SCALE with
 //! nothing after them. SCALE's indices are part of the protocol and are written out.
 //!
+//! # What came later
+//!
+//! A header may grow at its end, and only for whoever showed that it knows of it: who asks with
+//! [`Request::GetAs`] gets a [`Cost`] behind the rest of the header, who asks with `Get` does not. A
+//! service that goes down closes its connections with [`Code::ShuttingDown`] and, as the reason, a
+//! [`Busy`] that names other relays ([`farewell`]).
+//!
 //! # The body of a blob
 //!
 //! | [`Encoding`] | body | verified |
@@ -35,18 +42,26 @@
 //! the blob's last group and by nothing else (see [`Span::proves_total`]).
 
 mod code;
+mod cost;
 mod exchange;
+mod farewell;
 mod frame;
 mod groups;
 mod message;
 mod verified;
+mod walk;
 
 pub use code::{Code, UnknownCode};
+pub use cost::{Cost, Spent};
 pub use exchange::{Answer, ExchangeError, Patience, Promised, ask, get_blob};
+pub use farewell::{MAX_OTHERS, farewell, read_farewell};
 pub use frame::{FrameError, MAX_FRAME, ReadFrameError, decode_frame, encode_frame, read_frame};
 pub use groups::{Groups, get_groups};
-pub use message::{Busy, Encoding, MAX_HAS, Request, Response, ServiceStatus, Source};
+pub use message::{Busy, Encoding, MAX_HAS, Priority, Request, Response, ServiceStatus, Source};
+pub(crate) use verified::nodes_len;
 pub use verified::{GROUP_LEN, Group, Outboard, Span, encode, group_count};
+pub(crate) use verified::{Node, node_count};
+pub(crate) use walk::{Piece, Walk};
 
 /// The application protocol name that both sides must offer.
 pub const ALPN: &[u8] = b"nsn-shard/1";

@@ -16,11 +16,13 @@
 //! the last group ([`Span::proves_total`]) leaves the total a claim: a server that has half of a blob
 //! could otherwise claim that this half is all.
 
+mod outboard;
+
 use crate::content::{BlobId, MAX_BLOB_LEN};
 use bao_tree::{
     BaoTree, BlockSize, ChunkNum, ChunkRanges,
     io::{
-        BaoContentItem, DecodeError,
+        BaoContentItem, DecodeError, Parent,
         fsm::{ResponseDecoder, ResponseDecoderNext},
         outboard::PreOrderMemOutboard,
     },
@@ -28,6 +30,7 @@ use bao_tree::{
 };
 use bytes::Bytes;
 use iroh_io::AsyncStreamReader;
+pub(crate) use outboard::nodes_len;
 
 /// Bytes of a group: 16 KiB, the unit of verification. The last group of a blob may be shorter.
 pub const GROUP_LEN: u32 = 16 * 1024;
@@ -41,6 +44,11 @@ const NODE_LEN: usize = 64;
 /// Groups of a blob of `total` bytes.
 pub fn group_count(total: u32) -> u32 {
     total.div_ceil(GROUP_LEN)
+}
+
+/// Nodes above the groups of a blob of `total` bytes.
+pub(crate) fn node_count(total: u32) -> u32 {
+    group_count(total).saturating_sub(1)
 }
 
 /// Consecutive groups of a blob.
@@ -74,6 +82,16 @@ impl Span {
     /// Length of the blob.
     pub fn total(&self) -> u32 {
         self.total
+    }
+
+    /// The first group.
+    pub fn first(&self) -> u32 {
+        self.first
+    }
+
+    /// One past the last group.
+    pub fn end(&self) -> u32 {
+        self.end
     }
 
     /// Bytes of the blob in these groups.
@@ -138,9 +156,26 @@ impl Outboard {
         self.root
     }
 
+    /// The outboard of a blob of `total` bytes whose nodes were verified one by one, in pre-order.
+    /// `None` when there are not as many as such a blob has.
+    pub(crate) fn of_nodes(root: BlobId, total: u32, nodes: Bytes) -> Option<Self> {
+        let expected = usize::try_from(node_count(total)).ok()?.checked_mul(NODE_LEN)?;
+        (nodes.len() == expected).then_some(Self { root, total, nodes })
+    }
+
+    /// Length of the blob that was hashed.
+    pub fn total(&self) -> u32 {
+        self.total
+    }
+
     /// Bytes of the nodes.
     pub fn size(&self) -> usize {
         self.nodes.len()
+    }
+
+    /// The node at a place in pre-order: the hashes of its children, 64 bytes.
+    pub(crate) fn node(&self, at: u32) -> Option<Bytes> {
+        slice(&self.nodes, usize::try_from(at).ok()?.checked_mul(NODE_LEN)?, NODE_LEN)
     }
 }
 
@@ -180,6 +215,15 @@ pub struct Group {
     pub bytes: Bytes,
 }
 
+/// A verified node of a blob's tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Node {
+    /// Its place in pre-order.
+    pub(crate) at: u32,
+    /// The hashes of its children, the left one first.
+    pub(crate) hashes: [u8; NODE_LEN],
+}
+
 /// Why a body is not what it should be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fault {
@@ -195,14 +239,15 @@ pub(super) enum Fault {
 /// Takes a body apart, and gives out only what is verified. Holds one group at a time, 16 KiB.
 pub(super) struct Decoder<R> {
     inner: ResponseDecoder<R>,
+    tree: BaoTree,
     /// The group that comes next.
     next: u32,
 }
 
 /// What comes next in a body.
 pub(super) enum Step<R> {
-    /// A group that stands in the blob.
-    Group(Group, Decoder<R>),
+    /// A group that stands in the blob, and the nodes that came before it: at most 10.
+    Group(Group, Vec<Node>, Decoder<R>),
     /// Nothing more was asked for. Whether the reader ends here too is for its owner to see.
     Done(R),
 }
@@ -211,8 +256,9 @@ impl<R: AsyncStreamReader> Decoder<R> {
     /// A decoder of the body for `span` of blob `id`, which `reader` gives.
     pub(super) fn new(id: BlobId, span: &Span, reader: R) -> Self {
         let root = blake3::Hash::from_bytes(id.0);
-        let inner = ResponseDecoder::new(root, span.ranges(), span.tree(), reader);
-        Self { inner, next: span.first }
+        let tree = span.tree();
+        let inner = ResponseDecoder::new(root, span.ranges(), tree, reader);
+        Self { inner, tree, next: span.first }
     }
 
     /// Reads until the next group is verified.
@@ -220,14 +266,19 @@ impl<R: AsyncStreamReader> Decoder<R> {
     /// # Errors
     /// Says what is wrong with the body, and gives the reader back.
     pub(super) async fn next(self) -> Result<Step<R>, (Fault, R)> {
-        let Self { mut inner, next } = self;
+        let Self { mut inner, tree, next } = self;
+        let mut nodes = Vec::new();
         loop {
             inner = match inner.next().await {
                 ResponseDecoderNext::Done(reader) => return Ok(Step::Done(reader)),
-                ResponseDecoderNext::More((inner, Ok(BaoContentItem::Parent(_)))) => inner,
+                ResponseDecoderNext::More((inner, Ok(BaoContentItem::Parent(parent)))) => {
+                    nodes.extend(node(&tree, &parent));
+                    inner
+                }
                 ResponseDecoderNext::More((inner, Ok(BaoContentItem::Leaf(leaf)))) => {
                     let group = Group { index: next, bytes: leaf.data };
-                    return Ok(Step::Group(group, Self { inner, next: next.saturating_add(1) }));
+                    let next = next.saturating_add(1);
+                    return Ok(Step::Group(group, nodes, Self { inner, tree, next }));
                 }
                 ResponseDecoderNext::More((inner, Err(error))) => {
                     let fault = match error {
@@ -243,6 +294,17 @@ impl<R: AsyncStreamReader> Decoder<R> {
             };
         }
     }
+}
+
+fn node(tree: &BaoTree, parent: &Parent) -> Option<Node> {
+    let at = u32::try_from(tree.pre_order_offset(parent.node)?).ok()?;
+    let mut hashes = [0; NODE_LEN];
+    let (left, right) = &parent.pair;
+    let both = left.as_bytes().iter().chain(right.as_bytes());
+    for (to, from) in hashes.iter_mut().zip(both) {
+        *to = *from;
+    }
+    Some(Node { at, hashes })
 }
 
 #[cfg(test)]

@@ -50,7 +50,7 @@ fn decode(id: BlobId, span: &Span, body: &[u8]) -> (Vec<Group>, Option<Fault>, u
     let mut groups = Vec::new();
     let (fault, reader) = loop {
         match decoder.next().now_or_never().unwrap() {
-            Ok(Step::Group(group, rest)) => {
+            Ok(Step::Group(group, _, rest)) => {
                 groups.push(group);
                 decoder = rest;
             }
