@@ -36,9 +36,9 @@ pub(crate) fn run(quick: bool) -> Outcomes {
             "total_mbit": 100,
             "viewers": VIEWERS,
             "fair_mbit": rounded(fair),
-            "viewer_mbit": seen.summary["viewer_mbit"],
+            "viewer_mbit": seen.part("/viewer_mbit"),
             "got_mbit": rounded(seen.number("/mbit_per_second")),
-            "troubles": seen.summary["rest"]["troubles"],
+            "troubles": seen.part("/rest/troubles"),
             "refused_new_viewer_and_memory": refusals,
         }),
     }])

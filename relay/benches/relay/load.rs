@@ -80,4 +80,9 @@ impl Seen {
     pub(crate) fn number(&self, place: &str) -> f64 {
         self.summary.pointer(place).and_then(Value::as_f64).unwrap_or_default()
     }
+
+    /// What stands at a place in the summary, null where there is nothing.
+    pub(crate) fn part(&self, place: &str) -> &Value {
+        self.summary.pointer(place).unwrap_or(&Value::Null)
+    }
 }

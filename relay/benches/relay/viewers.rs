@@ -53,8 +53,8 @@ pub(crate) fn run(quick: bool) -> Outcomes {
             better: "lower",
             target: Some(TTFB_P99_MS),
             detail: json!({
-                "viewers1000": many.summary["rest"]["first_byte_ms"],
-                "viewers100": fast.summary["rest"]["first_byte_ms"],
+                "viewers1000": many.part("/rest/first_byte_ms"),
+                "viewers100": fast.part("/rest/first_byte_ms"),
             }),
         },
         Outcome {
@@ -87,12 +87,12 @@ fn stalls(bench: &'static str, seen: &Seen) -> Outcome {
 fn told(seen: &Seen) -> Value {
     let seconds = seen.number("/seconds").max(0.001);
     json!({
-        "connected": seen.summary["counts"]["connected"],
-        "lost": seen.summary["counts"]["lost"],
-        "stalls": seen.summary["counts"]["stalls"],
+        "connected": seen.part("/counts/connected"),
+        "lost": seen.part("/counts/lost"),
+        "stalls": seen.part("/counts/stalls"),
         "mbit_per_second": rounded(seen.number("/mbit_per_second")),
-        "first_byte_ms": seen.summary["rest"]["first_byte_ms"],
-        "troubles": seen.summary["rest"]["troubles"],
+        "first_byte_ms": seen.part("/rest/first_byte_ms"),
+        "troubles": seen.part("/rest/troubles"),
         "service_cores": rounded(seen.service_cpu / seconds),
         "viewers_cores": rounded(seen.viewers_cpu / seconds),
     })
@@ -108,8 +108,7 @@ fn raise(node: &Node, content: ContentId) -> Result<(u32, Value, Vec<Value>), Fa
         }
         let load = Load { viewers, rate: 1, ramp: 250, seconds: 15, sources: SOURCES };
         let seen = play(node, content, load)?;
-        let mut step = told(&seen);
-        step["viewers"] = json!(viewers);
+        let step = json!({"viewers": viewers, "seen": told(&seen)});
         let reasons = [
             ("stalls", seen.number("/counts/stalls") > 0.0),
             ("time to first byte", seen.number("/rest/first_byte_ms/p99") > TTFB_P99_MS),
@@ -122,8 +121,8 @@ fn raise(node: &Node, content: ContentId) -> Result<(u32, Value, Vec<Value>), Fa
             let why = json!({
                 "at": viewers,
                 "first": gave_out,
-                "service_cores": step["service_cores"],
-                "viewers_cores": step["viewers_cores"],
+                "service_cores": step.pointer("/seen/service_cores"),
+                "viewers_cores": step.pointer("/seen/viewers_cores"),
             });
             steps.push(step);
             return Ok((good, why, steps));

@@ -462,9 +462,10 @@ mod tests {
             from in 0u32..30,
         ) {
             let (id, bytes, mut groups) = parts(len);
+            let total = u32::try_from(len).unwrap();
             let outboard = Outboard::of(&bytes).unwrap();
             let growing = Growing::new(id);
-            growing.claim(len as u32).unwrap();
+            growing.claim(total).unwrap();
             let body = Body::Growing(growing.follow());
             let mut order = seed;
             let mut readers: Vec<_> = [Encoding::Raw, Encoding::Verified]
@@ -494,7 +495,7 @@ mod tests {
             let sent: Vec<_> =
                 readers.iter_mut().map(|reader| reader.now_or_never().unwrap()).collect();
             prop_assert!(sent[0] == bytes);
-            let span = Span::covering(len as u32, None).unwrap();
+            let span = Span::covering(total, None).unwrap();
             prop_assert!(sent[1] == encode(&bytes, &outboard, &span).unwrap().concat());
             prop_assert!(growing.finish().unwrap().bytes() == &bytes);
         }

@@ -180,7 +180,7 @@ mod tests {
             prop_assert_eq!(raw.length(), (end - first) as u64);
             prop_assert!(runtime.block_on(all(raw)) == bytes[first..end]);
             let verified = Sending::new(body, range, Encoding::Verified).unwrap();
-            let span = Span::covering(len as u32, range).unwrap();
+            let span = Span::covering(u32::try_from(len).unwrap(), range).unwrap();
             prop_assert_eq!(verified.length(), span.encoded_len());
             let outboard = Outboard::of(&bytes).unwrap();
             let expected = encode(&bytes, &outboard, &span).unwrap().concat();

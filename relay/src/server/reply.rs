@@ -127,7 +127,7 @@ impl Reply {
                         () = &mut gone => return Err(SendError::Gone),
                     };
                     let refusal = match found {
-                        Ok(found) if sending.go_on_with(found.body) => {
+                        Ok(found) if sending.go_on_with(found.body.clone()) => {
                             _room = Some(found.room);
                             continue;
                         }

@@ -541,7 +541,7 @@ async fn a_viewer_goes_on_where_a_broken_body_ended() {
     let address = crate::client::Address { socket: addrs[0], peer };
     let config = ViewerConfig { tries: 2, ..ViewerConfig::default() };
     let viewer = Viewer::connect(address, None, config).await.unwrap();
-    assert!(viewer.fetch(id).await.unwrap().0 == Bytes::from(bytes));
+    assert!(viewer.fetch(id).await.unwrap().0 == bytes);
     assert_eq!(server.asked(), [None, Some((30 << 14, 1 << 20))]);
 }
 
@@ -571,7 +571,7 @@ async fn a_viewer_that_was_told_a_wrong_length_begins_anew() {
         crate::client::Address { socket: server.source.addrs[0], peer: server.source.peer };
     let config = ViewerConfig { tries: 2, ..ViewerConfig::default() };
     let viewer = Viewer::connect(address, None, config).await.unwrap();
-    assert!(viewer.fetch(id).await.unwrap().0 == Bytes::from(bytes));
+    assert!(viewer.fetch(id).await.unwrap().0 == bytes);
     let lied_about = Some((16 << 14, 24 << 14));
     assert_eq!(*told.lock().unwrap(), [None, lied_about, None]);
 }

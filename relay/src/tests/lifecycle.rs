@@ -140,7 +140,7 @@ async fn a_port_in_use_and_a_folder_without_rights_are_each_one_clear_line() {
     let mut settings = config();
     settings.server.listen_addr = node.addr;
     let (relay, driver) = crate::build(settings, deps(None, Some(folder.path()))).unwrap();
-    let error = driver.run(CancellationToken::new()).await.unwrap_err();
+    let error = Box::pin(driver.run(CancellationToken::new())).await.unwrap_err();
     assert!(matches!(error, RunError::InUse { addr } if addr == node.addr), "{error}");
     let line = error.to_string();
     assert!(
@@ -153,7 +153,7 @@ async fn a_port_in_use_and_a_folder_without_rights_are_each_one_clear_line() {
     let file = folder.path().join("file");
     fs::write(&file, "").unwrap();
     let (_relay, driver) = crate::build(config(), deps(Some(&file), None)).unwrap();
-    let error = driver.run(CancellationToken::new()).await.unwrap_err();
+    let error = Box::pin(driver.run(CancellationToken::new())).await.unwrap_err();
     let line = error.to_string();
     assert!(line.contains("cannot use the data folder") && !line.contains('\n'), "{line}");
     assert!(line.contains(&file.display().to_string()), "{line}");
@@ -166,7 +166,7 @@ async fn the_folders_are_free_for_the_next_service_as_soon_as_one_has_ended() {
     let handle = old.relay.clone();
     let (_relay, driver) =
         crate::build(config(), deps(None, Some(&folder.path().join("relay")))).unwrap();
-    let error = driver.run(CancellationToken::new()).await.unwrap_err();
+    let error = Box::pin(driver.run(CancellationToken::new())).await.unwrap_err();
     assert!(error.to_string().contains("in use by another process"), "{error}");
     old.kill().await;
     // Somebody still holds the old handle, as an RPC call in flight would.

@@ -202,7 +202,7 @@ mod tests {
             Viewers.verify_client_cert(certificate, others, UnixTime::now())
         };
         assert!(verify(&certificate, &[]).is_ok());
-        assert!(verify(&certificate, &[certificate.clone()]).is_err());
+        assert!(verify(&certificate, std::slice::from_ref(&certificate)).is_err());
         // The signature is at the end of a certificate, what it signs before it.
         for at in [certificate.len() - 1, certificate.len() / 2] {
             let mut other = certificate.to_vec();

@@ -227,7 +227,7 @@ mod tests {
         let mut now = Instant::now();
         let named = source();
         let mut schedule = Schedule::new(config.clone(), std::slice::from_ref(&named), now);
-        assert_eq!(schedule.due(9, now), [named.clone()]);
+        assert_eq!(schedule.due(9, now), std::slice::from_ref(&named));
         assert_eq!(schedule.due(9, now + config.interval), [], "it is being checked");
         schedule.done(named.peer, true, now);
         assert_eq!(schedule.usable(), 1);

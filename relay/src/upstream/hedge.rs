@@ -228,7 +228,7 @@ mod tests {
                 budget.earn();
                 hedges += (0..*wanted).map(|_| u32::from(budget.take())).sum::<u32>();
             }
-            let most = burst * 100 + fetches.len() as u32 * budget_percent;
+            let most = burst * 100 + u32::try_from(fetches.len()).unwrap() * budget_percent;
             prop_assert!(hedges * 100 <= most);
         }
 

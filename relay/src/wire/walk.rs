@@ -80,9 +80,9 @@ mod tests {
             let total = (groups * GROUP_LEN - tail).max(1);
             let blob = Bytes::from(noise(total as usize, u64::from(total)));
             let outboard = Outboard::of(&blob).unwrap();
-            let first = at.index(total as usize) as u64;
-            let end = first + 1 + to.index((u64::from(total) - first) as usize) as u64;
-            let span = Span::covering(total, Some((first, end))).unwrap();
+            let first = at.index(total as usize);
+            let end = first + 1 + to.index(total as usize - first);
+            let span = Span::covering(total, Some((first as u64, end as u64))).unwrap();
             let mut body = Vec::new();
             for piece in Walk::new(&span) {
                 match piece {
