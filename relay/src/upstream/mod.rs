@@ -18,6 +18,7 @@ mod attempt;
 mod breaker;
 mod candidates;
 pub mod directory;
+mod explain;
 mod fetch;
 mod health;
 mod hedge;
@@ -28,6 +29,7 @@ mod rank;
 
 pub use breaker::BreakerConfig;
 pub use directory::{Class, Directory, DirectoryError, Record, Source, TellError};
+pub use explain::SourceView;
 pub use health::HealthConfig;
 pub use hedge::HedgeConfig;
 pub use pool::{DialError, PoolConfig};
