@@ -20,6 +20,10 @@ use std::{
 /// more than the limit for the moment.
 const MAX_LEAVING: usize = 16;
 
+/// Peers that are expected to open or take one more connection, at most: 256 * 60 bytes = 15 KB. A node
+/// asks for few dial-backs at a time, and gives few.
+const MAX_EXPECTED: usize = 256;
+
 /// What becomes of an arrival that is not refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Entry {
@@ -43,6 +47,8 @@ struct Limits {
     total: usize,
     inbound: usize,
     per_peer: usize,
+    /// Beyond that, for a peer that is expected.
+    extra_per_peer: usize,
     pending_inbound: usize,
     pending_outbound: usize,
     pending_per_source: usize,
@@ -62,6 +68,9 @@ pub(crate) struct Admission {
     bans: Bans,
     /// Bounded by [`MAX_LEAVING`].
     leaving: HashSet<ConnectionId>,
+    extra_for: Duration,
+    /// Peers that dial back or are dialled back, until when. Bounded by [`MAX_EXPECTED`].
+    expected: HashMap<PeerId, Instant>,
 }
 
 /// An account in good standing answers for the peer. That cost a deposit, so there is no crowd of
@@ -79,6 +88,7 @@ impl Admission {
                 total: peers.max_connections,
                 inbound: admission.inbound_of(peers.max_connections),
                 per_peer: peers.max_per_peer,
+                extra_per_peer: admission.extra_per_peer,
                 pending_inbound: peers.max_pending_inbound,
                 pending_outbound: admission.max_pending_outbound,
                 pending_per_source: admission.max_pending_per_source,
@@ -92,7 +102,25 @@ impl Admission {
             known: Known::new(admission.max_known, admission.known_lifetime),
             bans: Bans::new(admission.max_bans, kept, now.unix_ms),
             leaving: HashSet::new(),
+            extra_for: admission.extra_for,
+            expected: HashMap::new(),
         }
+    }
+
+    /// A peer dials back, or is dialled back: a connection that would be one too many otherwise. It is
+    /// allowed for a short time, unless too many are expected already.
+    pub(crate) fn expect(&mut self, peer: &PeerId, now: Instant) {
+        self.expected.retain(|_, until| *until > now);
+        if self.expected.len() < MAX_EXPECTED || self.expected.contains_key(peer) {
+            self.expected.insert(*peer, now + self.extra_for);
+        }
+    }
+
+    /// How many connections a peer may have.
+    fn places_of(&self, peer: &PeerId, now: Instant) -> usize {
+        let expected = self.expected.get(peer).is_some_and(|until| *until > now);
+        let extra = if expected { self.limits.extra_per_peer } else { 0 };
+        self.limits.per_peer.saturating_add(extra)
     }
 
     /// A connection comes in; nothing is known but where from (nothing over the in-process
@@ -206,7 +234,7 @@ impl Admission {
         if standing.is_some_and(|s| s.graylisted()) {
             return Err(Refused::Graylisted);
         }
-        if self.counts.of_peer(peer) >= self.limits.per_peer {
+        if self.counts.of_peer(peer) >= self.places_of(peer, now.instant) {
             return Err(Refused::PerPeer);
         }
         Ok(())

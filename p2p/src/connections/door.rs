@@ -63,6 +63,11 @@ impl Door {
         decision.ok()
     }
 
+    /// A peer dials back or is dialled back, for which it gets more places for a short time.
+    pub(crate) fn expect(&self, peer: &PeerId) {
+        self.lock().expect(peer, now().instant);
+    }
+
     /// Whether an address may be dialled.
     pub(crate) fn reachable(&self, ip: IpAddr) -> bool {
         let reachable = self.lock().reachable(ip, now());
