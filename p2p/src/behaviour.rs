@@ -70,8 +70,12 @@ impl Behaviour {
         Ok(Self {
             autonat: nat::client::Behaviour::new(door.clone(), config.nat.test_timeout),
             dial_backs: dial_backs.into(),
+            dialling: dialling::Behaviour::new(
+                &config.peers.breaker,
+                door.clone(),
+                metrics.clone(),
+            ),
             connections: connections::Behaviour::new(door, reputation),
-            dialling: dialling::Behaviour::new(&config.peers.breaker, metrics.clone()),
             identify: identify::Behaviour::new(identify),
             ping: ping::Behaviour::new(ping::Config::new()),
             kad: dht::behaviour(local, &config.dht, policy, protocols),

@@ -364,6 +364,10 @@ impl Running {
             }
             SwarmEvent::OutgoingConnectionError { peer_id, connection_id, error, .. } => {
                 tracing::debug!(%error, "dialling failed");
+                if self.door.is_dial_back(connection_id) {
+                    // It says something of an address, and nothing of the peer.
+                    return Ok(());
+                }
                 self.peers.on_dial_failed(peer_id, connection_id, &error);
                 if let Some(peer) = peer_id {
                     self.bootstrap.on_failed(&peer);

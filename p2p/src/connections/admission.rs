@@ -11,7 +11,7 @@ use super::{
 use crate::{PeerId, Standing, address::Source, identity::key_of, peers};
 use libp2p::swarm::ConnectionId;
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, HashSet, VecDeque},
     net::IpAddr,
     time::{Duration, Instant},
 };
@@ -32,6 +32,10 @@ pub(crate) enum Entry {
     /// It has to prove its address first. Nothing was counted for it.
     Prove,
 }
+
+/// Dial-backs for others that are remembered as such, the oldest leaving first: 256 * 8 bytes. Fewer
+/// are under way.
+const MAX_DIAL_BACKS: usize = 256;
 
 /// When it is.
 #[derive(Clone, Copy, Debug)]
@@ -71,6 +75,9 @@ pub(crate) struct Admission {
     extra_for: Duration,
     /// Peers that dial back or are dialled back, until when. Bounded by [`MAX_EXPECTED`].
     expected: HashMap<PeerId, Instant>,
+    /// Connections that this node opens for others, to see whether an address of theirs works. Bounded
+    /// by [`MAX_DIAL_BACKS`].
+    dial_backs: VecDeque<ConnectionId>,
 }
 
 /// An account in good standing answers for the peer. That cost a deposit, so there is no crowd of
@@ -104,6 +111,7 @@ impl Admission {
             leaving: HashSet::new(),
             extra_for: admission.extra_for,
             expected: HashMap::new(),
+            dial_backs: VecDeque::new(),
         }
     }
 
@@ -114,6 +122,18 @@ impl Admission {
         if self.expected.len() < MAX_EXPECTED || self.expected.contains_key(peer) {
             self.expected.insert(*peer, now + self.extra_for);
         }
+    }
+
+    /// A dial is for another's sake: how it ends says something of the address and nothing of the peer.
+    pub(crate) fn dials_back(&mut self, id: ConnectionId) {
+        if self.dial_backs.len() >= MAX_DIAL_BACKS {
+            self.dial_backs.pop_front();
+        }
+        self.dial_backs.push_back(id);
+    }
+
+    pub(crate) fn is_dial_back(&self, id: ConnectionId) -> bool {
+        self.dial_backs.contains(&id)
     }
 
     /// How many connections a peer may have.

@@ -75,7 +75,7 @@ pub struct Server {
     /// Peers whose rate is remembered, those that asked longest ago leaving first. Default 1,024.
     /// Worst case: 1,024 * 150 bytes = 150 KB.
     pub max_peers: usize,
-    /// Dial-backs under way. Default 16.
+    /// Dial-backs under way. Default 16, at most 128.
     pub max_dials: usize,
 }
 
@@ -277,6 +277,9 @@ impl Config {
         }
         if self.server.per_minute == 0 || self.server.peer_per_minute == 0 {
             return fail("nat.server.per_minute", "must be above zero; enabled = false dials none");
+        }
+        if self.server.max_dials > 128 {
+            return fail("nat.server.max_dials", "must be at most 128");
         }
         if self.proof_lasts <= self.retest {
             return fail("nat.proof_lasts", "must be more than nat.retest");

@@ -1,6 +1,8 @@
 //! Dials back for others, within limits: libp2p's server, which has none of its own.
 //!
-//! Whoever asks too often is told that the server could not, which says nothing of its address.
+//! Whoever asks too often is told that the server could not, which says nothing of its address. So is
+//! whoever names an address that this node does not dial: one that its policy does not allow, or whose
+//! IP was dialled too often of late.
 
 use super::rates::Rates;
 use crate::{Multiaddr, PeerId, connections::Door, nat::config::Server as Config};
@@ -63,6 +65,18 @@ impl Behaviour {
     }
 }
 
+impl Behaviour {
+    /// Nobody was dialled. The inner server would call the address unreachable, so it is given the
+    /// connection and the connection's handler is dropped, which it takes for an error of its own.
+    fn give_up(&mut self, id: ConnectionId, peer: PeerId) {
+        let (role, port) = (Endpoint::Dialer, PortUse::New);
+        let nowhere = Multiaddr::empty();
+        let handler =
+            self.inner.handle_established_outbound_connection(id, peer, &nowhere, role, port);
+        drop(handler);
+    }
+}
+
 impl NetworkBehaviour for Behaviour {
     type ConnectionHandler = THandler<server::Behaviour>;
     type ToSwarm = server::Event;
@@ -91,7 +105,11 @@ impl NetworkBehaviour for Behaviour {
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
         match event {
             FromSwarm::DialFailure(failure) => {
-                self.dials.remove(&failure.connection_id);
+                let ours = self.dials.remove(&failure.connection_id);
+                if let Some(peer) = ours.filter(|_| judge(failure.error).is_none()) {
+                    self.give_up(failure.connection_id, peer);
+                    return;
+                }
             }
             FromSwarm::ConnectionClosed(closed) => {
                 self.dials.remove(&closed.connection_id);
@@ -141,6 +159,7 @@ impl NetworkBehaviour for Behaviour {
         let event = std::task::ready!(self.inner.poll(cx));
         if let ToSwarm::Dial { opts } = &event {
             self.starting = self.starting.saturating_sub(1);
+            self.door.dials_back(opts.connection_id());
             if let Some(peer) = opts.get_peer_id() {
                 self.dials.insert(opts.connection_id(), peer);
             }

@@ -227,8 +227,8 @@ impl Evidence {
             let confidence = match (entry.operator, entry.standing) {
                 (true, _) => 100,
                 (false, Standing::Trusted) => sure(entry.proofs.len() + 1),
-                (false, Standing::Failing) => sure(entry.proofs.len()) / 2,
-                (false, _) => sure(entry.proofs.len()),
+                (false, Standing::Failing) => sure(entry.proofs.len().max(1)) / 2,
+                (false, _) => sure(entry.proofs.len().max(1)),
             };
             // Public goes before mapped, and the surer of two.
             let rank = |(state, sure): (State, u8)| (state == State::Public, sure);
@@ -242,7 +242,7 @@ impl Evidence {
         if blocked {
             return known(State::UdpBlocked, sure(usize::try_from(self.silent).unwrap_or(8)));
         }
-        let witnesses = if by_peers.is_some() { views.len() } else { self.stun_voices };
+        let witnesses = if by_peers.is_some() { views.len() } else { self.stun_voices.max(1) };
         match mapping {
             Some(Mapping::Independent) => known(State::Cone, sure(witnesses)),
             Some(_) => known(State::Symmetric, sure(witnesses)),
