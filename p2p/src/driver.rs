@@ -1,7 +1,7 @@
 //! The one task that owns the swarm: select an event or a command, hand it to its domain, apply.
 
 use crate::{
-    AddressPolicy, Config, Deps, Metrics, PeerId, Protocols, Reputation, RunError,
+    Config, Deps, Metrics, PeerId, Protocols, Reputation, RunError,
     address::ip_of,
     behaviour::{Behaviour, BehaviourEvent},
     bootstrap::{self, Bootstrap},
@@ -618,7 +618,7 @@ pub(crate) fn unix_ms() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Identity, testnet};
+    use crate::{AddressPolicy, Identity, testnet};
     use libp2p::{core::transport::ListenerId, kad::Mode};
 
     /// A node of a public network, with such addresses given by its operator.

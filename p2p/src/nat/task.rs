@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     AddressPolicy, Multiaddr,
-    address::{IpGroup, ip_of, without_peer},
+    address::{IpGroup, ip_of, is_udp, without_peer},
     behaviour::Behaviour,
 };
 use futures::StreamExt;
@@ -73,6 +73,7 @@ struct MappingEnds {
 /// Holds what [`Reachability`] does, 60 bytes for each open connection, and 300 bytes for each STUN
 /// server.
 pub(crate) struct Nat {
+    policy: AddressPolicy,
     stun_servers: Vec<String>,
     reachability: Reachability,
     stun: Option<StunEnds>,
@@ -93,6 +94,8 @@ pub(crate) struct Nat {
     known_ips: Option<BTreeSet<IpAddr>>,
     metrics: NatMetrics,
     shown: Verdict,
+    /// Something has happened, or time has passed, since it was asked what is to be done.
+    due: bool,
 }
 
 impl Nat {
@@ -132,6 +135,7 @@ impl Nat {
             None
         };
         Self {
+            policy,
             stun_servers: nat.stun.servers.clone(),
             reachability: Reachability::new(nat, policy, &config.public_addrs, now),
             stun,
@@ -147,6 +151,7 @@ impl Nat {
             known_ips: None,
             metrics,
             shown: Verdict::default(),
+            due: true,
         }
     }
 
@@ -179,16 +184,21 @@ impl Nat {
         }
     }
 
+    fn tell(&mut self, event: Event, now: Instant) {
+        self.reachability.on(event, now);
+        self.due = true;
+    }
+
     pub(crate) fn on_news(&mut self, news: News, now: Instant) {
         match news {
             News::Stun(heard) => self.heard(heard, now),
             News::Mapping(Told::Mapped(addr)) => {
                 tracing::info!(%addr, "the router says that it maps this address");
-                self.reachability.on(Event::Mapped(addr), now);
+                self.tell(Event::Mapped(addr), now);
             }
             News::Mapping(Told::Lost(addr)) => {
                 tracing::info!(%addr, "the router no longer maps this address");
-                self.reachability.on(Event::Unmapped(addr), now);
+                self.tell(Event::Unmapped(addr), now);
             }
             News::Interfaces(IfEvent::Up(net)) => {
                 self.ips.insert(net.addr());
@@ -215,19 +225,19 @@ impl Nat {
             };
             self.servers.insert(name, server);
         }
-        self.reachability.on(Event::Stun(heard.report), now);
+        self.tell(Event::Stun(heard.report), now);
     }
 
     pub(crate) fn on_listening(&mut self, addr: &Multiaddr, now: Instant) {
-        if let Some(port) = port_of(addr) {
+        if let Some(port) = port_of(addr, self.policy) {
             *self.ports.entry(port).or_default() += 1;
             self.tell_ports = true;
         }
-        self.reachability.on(Event::Listens(addr.clone()), now);
+        self.tell(Event::Listens(addr.clone()), now);
     }
 
     pub(crate) fn on_silent(&mut self, addr: &Multiaddr, now: Instant) {
-        if let Some(port) = port_of(addr)
+        if let Some(port) = port_of(addr, self.policy)
             && let Some(count) = self.ports.get_mut(&port)
         {
             *count = count.saturating_sub(1);
@@ -236,7 +246,7 @@ impl Nat {
             }
             self.tell_ports = true;
         }
-        self.reachability.on(Event::Silent(addr.clone()), now);
+        self.tell(Event::Silent(addr.clone()), now);
     }
 
     pub(crate) fn on_established(
@@ -261,7 +271,7 @@ impl Nat {
     fn count(&mut self, now: Instant) {
         let open = self.connections.len();
         let udp = self.connections.values().filter(|connection| connection.udp).count();
-        self.reachability.on(Event::Connections { open, udp }, now);
+        self.tell(Event::Connections { open, udp }, now);
     }
 
     /// A peer says where it sees this node.
@@ -271,7 +281,7 @@ impl Nat {
             let (addr, by) = (without_peer(addr), IpGroup::of(ip));
             // A relay tells its own address, and a transport cannot change on the way.
             if is_udp(&addr) == connection.udp {
-                self.reachability.on(Event::Observed { addr, by }, now);
+                self.tell(Event::Observed { addr, by }, now);
             }
         }
     }
@@ -279,7 +289,7 @@ impl Nat {
     pub(crate) fn on_tested(&mut self, Tested { addr, ended }: Tested, now: Instant) {
         tracing::debug!(%addr, ?ended, "dial-back");
         self.metrics.dialled_back(&ended);
-        self.reachability.on(Event::DialBack { addr, ended }, now);
+        self.tell(Event::DialBack { addr, ended }, now);
     }
 
     /// Notices that the machine's addresses changed, once the changes of one go are all there; and
@@ -289,8 +299,9 @@ impl Nat {
         if !same && !self.ips.is_empty() && self.known_ips.replace(self.ips.clone()).is_some() {
             tracing::info!("the machine's addresses changed");
             self.metrics.network_changed();
-            self.reachability.on(Event::NetworkChanged, now);
+            self.tell(Event::NetworkChanged, now);
         }
+        self.due = true;
         let verdict = self.reachability.verdict(now);
         let (state, nat) = (verdict.state, verdict.nat);
         if (state, nat) != (self.shown.state, self.shown.nat) {
@@ -304,6 +315,9 @@ impl Nat {
 
     /// Does what is to be done; after every turn.
     pub(crate) fn advance(&mut self, swarm: &mut Swarm<Behaviour>, now: Instant) {
+        if !std::mem::take(&mut self.due) {
+            return;
+        }
         let servers = swarm.behaviour().autonat.has_servers();
         for action in self.reachability.poll(servers, now) {
             match action {
@@ -407,18 +421,16 @@ impl Nat {
     }
 }
 
-fn is_udp(addr: &Multiaddr) -> bool {
-    addr.iter().any(|part| matches!(part, Protocol::Udp(_)))
-}
-
 /// The port of a listen address, if others could be let through to it.
-fn port_of(addr: &Multiaddr) -> Option<Port> {
+fn port_of(addr: &Multiaddr, policy: AddressPolicy) -> Option<Port> {
     let ip = ip_of(addr)?;
     let (transport, port) = match addr.iter().nth(1)? {
         Protocol::Udp(port) => (Transport::Udp, port),
         Protocol::Tcp(port) => (Transport::Tcp, port),
         _ => return None,
     };
-    // Routers map ports of IPv4; and nobody outside reaches loopback.
-    (ip.is_ipv4() && !ip.is_loopback()).then_some(Port { transport, port })
+    // Routers map ports of IPv4; and nobody outside reaches loopback, except where all is within one
+    // machine.
+    let outside = !ip.is_loopback() || policy == AddressPolicy::Any;
+    (ip.is_ipv4() && outside).then_some(Port { transport, port })
 }

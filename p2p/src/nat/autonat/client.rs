@@ -7,10 +7,9 @@
 //! server that lies can have a wrong address take the place of a right one.
 
 use super::handler::{Handler, Order, Told};
-use crate::{Multiaddr, PeerId, connections::Door, nat::reachability::DialBack};
+use crate::{Multiaddr, PeerId, address::is_udp, connections::Door, nat::reachability::DialBack};
 use libp2p::{
     core::{ConnectedPoint, Endpoint, transport::PortUse},
-    multiaddr::Protocol,
     swarm::{
         CloseConnection, ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour,
         NotifyHandler, THandler, THandlerInEvent, THandlerOutEvent, ToSwarm,
@@ -150,10 +149,6 @@ impl Behaviour {
         }
         self.push(ToSwarm::GenerateEvent(Tested { addr: test.addr, ended }));
     }
-}
-
-fn is_udp(addr: &Multiaddr) -> bool {
-    addr.iter().any(|part| matches!(part, Protocol::Udp(_)))
 }
 
 impl NetworkBehaviour for Behaviour {

@@ -5,7 +5,9 @@
 //! IP was dialled too often of late.
 
 use super::rates::Rates;
-use crate::{Multiaddr, PeerId, connections::Door, nat::config::Server as Config};
+use crate::{
+    Multiaddr, PeerId, connections::Door, nat::config::Server as Config, peers::dialling::judge,
+};
 use libp2p::{
     autonat::v2::server,
     core::{Endpoint, transport::PortUse},

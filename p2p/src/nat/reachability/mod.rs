@@ -25,7 +25,6 @@ use crate::{
     AddressPolicy, Multiaddr, PeerId,
     address::{IpGroup, ip_of},
 };
-use libp2p::multiaddr::Protocol;
 use std::{
     collections::{BTreeMap, HashMap},
     net::IpAddr,
@@ -412,9 +411,4 @@ impl Reachability {
             (standing, count)
         })
     }
-}
-
-/// Whether an address is of QUIC.
-fn is_udp(addr: &Multiaddr) -> bool {
-    addr.iter().any(|part| matches!(part, Protocol::Udp(_)))
 }

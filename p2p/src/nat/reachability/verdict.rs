@@ -1,9 +1,9 @@
 //! What all that was seen comes to: one of a few states, and how sure that is.
 
-use super::{Entry, Standing, is_udp};
+use super::{Entry, Standing};
 use crate::{
     Multiaddr,
-    address::{IpGroup, ip_of},
+    address::{IpGroup, ip_of, is_udp},
     nat::{Config, Filtering, Mapping, NatType, mapping_of, stun},
 };
 use libp2p::multiaddr::Protocol;

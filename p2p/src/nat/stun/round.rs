@@ -10,7 +10,7 @@
 use super::message::{self, Answer, Bad, Change, Id};
 use crate::{
     AddressPolicy,
-    nat::{Filtering, Mapping},
+    nat::{Filtering, Mapping, mapping_of},
 };
 use serde::Serialize;
 use std::{
@@ -421,5 +421,5 @@ fn compare(said: &[Said]) -> Option<Mapping> {
             seen.entry(server.ip()).or_insert(*mapped);
         }
     }
-    super::super::mapping_of(seen.into_values())
+    mapping_of(seen.into_values())
 }
