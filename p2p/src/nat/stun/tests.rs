@@ -537,3 +537,48 @@ async fn a_name_that_leads_nowhere_is_told() {
     assert!(heard.report.said[0].result.is_ok());
     running.stop().await;
 }
+
+/// Against coturn, which offers all of RFC 5780 where it has two addresses: on loopback there is no
+/// NAT, so everything is independent.
+#[tokio::test]
+async fn a_real_server_tells_how_addresses_are_mapped_and_filtered() {
+    let free = || {
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.local_addr().unwrap().port()
+    };
+    let (port, other) = (free(), free());
+    let folder = tempfile::tempdir().unwrap();
+    let coturn = tokio::process::Command::new("turnserver")
+        .args(["-n", "--stun-only", "--no-tls", "--no-dtls", "--no-cli", "--log-file", "stdout"])
+        .args(["-L", "127.0.0.1", "-L", "127.0.0.2"])
+        .args(["--listening-port", &port.to_string(), "--alt-listening-port", &other.to_string()])
+        .arg("--pidfile")
+        .arg(folder.path().join("pid"))
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .kill_on_drop(true)
+        .spawn();
+    let _coturn = match coturn {
+        Ok(running) => running,
+        Err(error) => {
+            let required = std::env::var("NSN_REQUIRE_NATLAB").is_ok_and(|value| value == "1");
+            assert!(!required, "turnserver (Debian package coturn) does not run: {error}");
+            eprintln!("not tested: turnserver (Debian package coturn) does not run: {error}");
+            return;
+        }
+    };
+    let mut running = Running::start(vec![format!("127.0.0.1:{port}")], &[100, 200]);
+    let began = Instant::now();
+    // It takes a moment to listen.
+    let report = loop {
+        let report = running.ask(true).await.report;
+        if report.filtering.is_some() && report.mapping.is_some() {
+            break report;
+        }
+        assert!(began.elapsed() < Duration::from_secs(20), "{report:?}");
+    };
+    assert_eq!(report.said[0].result.unwrap().ip(), at("127.0.0.1:1").ip());
+    assert_eq!(report.mapping, Some(Mapping::Independent));
+    assert_eq!(report.filtering, Some(Filtering::Independent));
+    running.stop().await;
+}
