@@ -235,3 +235,180 @@ impl NetworkBehaviour for Behaviour {
         Poll::Pending
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Metrics, identity::peer_id_of, testnet};
+    use libp2p::swarm::behaviour::{ConnectionClosed, ConnectionEstablished};
+    use tokio::sync::watch;
+
+    const LIMIT: Duration = Duration::from_secs(15);
+
+    fn peer(n: u8) -> PeerId {
+        peer_id_of(&[n; 32]).unwrap()
+    }
+
+    fn id(n: usize) -> ConnectionId {
+        ConnectionId::new_unchecked(n)
+    }
+
+    fn udp() -> Multiaddr {
+        "/ip4/8.8.8.8/udp/9000/quic-v1".parse().unwrap()
+    }
+
+    fn tcp() -> Multiaddr {
+        "/ip4/8.8.8.8/tcp/9000".parse().unwrap()
+    }
+
+    fn dialled(address: Multiaddr) -> ConnectedPoint {
+        let (role_override, port_use) = (Endpoint::Dialer, PortUse::Reuse);
+        ConnectedPoint::Dialer { address, role_override, port_use }
+    }
+
+    fn accepted(local_addr: Multiaddr) -> ConnectedPoint {
+        ConnectedPoint::Listener { send_back_addr: local_addr.clone(), local_addr }
+    }
+
+    struct Scene {
+        client: Behaviour,
+    }
+
+    impl Scene {
+        fn new() -> Self {
+            let (keep, _) = watch::channel(Vec::new());
+            let metrics = Metrics::unregistered().unwrap();
+            let door = Door::new(&testnet::config(), peer(0), vec![], keep, metrics);
+            Self { client: Behaviour::new(door, LIMIT) }
+        }
+
+        fn opened(&mut self, n: usize, peer_id: PeerId, endpoint: &ConnectedPoint) {
+            self.client.on_swarm_event(FromSwarm::ConnectionEstablished(ConnectionEstablished {
+                peer_id,
+                connection_id: id(n),
+                endpoint,
+                failed_addresses: &[],
+                other_established: 0,
+            }));
+        }
+
+        fn closed(&mut self, n: usize, peer_id: PeerId, endpoint: &ConnectedPoint) {
+            self.client.on_swarm_event(FromSwarm::ConnectionClosed(ConnectionClosed {
+                peer_id,
+                connection_id: id(n),
+                endpoint,
+                cause: None,
+                remaining_established: 0,
+            }));
+        }
+
+        fn told(&mut self, n: usize, peer: PeerId, told: Told) {
+            self.client.on_connection_handler_event(peer, id(n), told);
+        }
+
+        /// A server on connection 1, which has been asked to dial `addr` back with this number.
+        fn asked(&mut self, addr: Multiaddr) -> u64 {
+            self.opened(1, peer(1), &dialled(tcp()));
+            assert!(!self.client.test(addr.clone(), &[]), "nobody serves");
+            self.told(1, peer(1), Told::Serves(true));
+            assert!(self.client.test(addr, &[]));
+            *self.client.tests.keys().next().unwrap()
+        }
+
+        /// How the only test ended, and the connections that are closed for it.
+        fn ended(&mut self) -> (Option<DialBack>, Vec<ConnectionId>) {
+            let (mut ended, mut closed) = (None, Vec::new());
+            for event in self.client.events.drain(..) {
+                match event {
+                    ToSwarm::GenerateEvent(tested) => ended = Some(tested.ended),
+                    ToSwarm::CloseConnection { connection: CloseConnection::One(id), .. } => {
+                        closed.push(id);
+                    }
+                    _ => {}
+                }
+            }
+            (ended, closed)
+        }
+    }
+
+    #[test]
+    fn a_number_that_the_asked_server_brings_by_a_new_connection_proves_the_address() {
+        let mut scene = Scene::new();
+        let nonce = scene.asked(udp());
+        scene.opened(2, peer(1), &accepted(udp()));
+        scene.told(2, peer(1), Told::Came { nonce });
+        scene.told(1, peer(1), Told::Ended { nonce, reached: Some(true) });
+        assert_eq!(scene.ended(), (Some(DialBack::Reached(peer(1))), vec![id(2)]));
+    }
+
+    #[test]
+    fn a_number_that_comes_otherwise_proves_nothing() {
+        // By another peer, over another transport, on a connection that this node opened, or with
+        // another number.
+        for (who, endpoint, off) in [
+            (peer(2), accepted(udp()), 0),
+            (peer(1), accepted(tcp()), 0),
+            (peer(1), dialled(udp()), 0),
+            (peer(1), accepted(udp()), 1),
+        ] {
+            let mut scene = Scene::new();
+            let nonce = scene.asked(udp());
+            scene.opened(2, who, &endpoint);
+            scene.told(2, who, Told::Came { nonce: nonce ^ off });
+            scene.told(1, peer(1), Told::Ended { nonce, reached: Some(true) });
+            assert_eq!(scene.ended(), (Some(DialBack::Unanswered), vec![]), "{endpoint:?}");
+        }
+        // On a connection that was there before.
+        let mut scene = Scene::new();
+        scene.opened(2, peer(1), &accepted(udp()));
+        let nonce = scene.asked(udp());
+        scene.told(2, peer(1), Told::Came { nonce });
+        scene.told(1, peer(1), Told::Ended { nonce, reached: Some(true) });
+        assert_eq!(scene.ended().0, Some(DialBack::Unanswered));
+    }
+
+    #[test]
+    fn what_a_server_says_counts_only_if_it_does_not_contradict_itself() {
+        let mut scene = Scene::new();
+        let nonce = scene.asked(udp());
+        scene.told(1, peer(1), Told::Ended { nonce, reached: Some(false) });
+        assert_eq!(scene.ended().0, Some(DialBack::Failed(peer(1))));
+
+        let mut scene = Scene::new();
+        let nonce = scene.asked(udp());
+        scene.opened(2, peer(1), &accepted(udp()));
+        scene.told(2, peer(1), Told::Came { nonce });
+        scene.told(1, peer(1), Told::Ended { nonce, reached: Some(false) });
+        assert_eq!(scene.ended().0, Some(DialBack::Unanswered), "it was there");
+
+        let mut scene = Scene::new();
+        let nonce = scene.asked(udp());
+        scene.opened(3, peer(3), &dialled(tcp()));
+        scene.told(3, peer(3), Told::Ended { nonce, reached: Some(false) });
+        assert_eq!(scene.ended().0, None, "another was asked");
+    }
+
+    #[test]
+    fn a_server_that_leaves_has_not_answered() {
+        let mut scene = Scene::new();
+        scene.asked(udp());
+        scene.closed(1, peer(1), &dialled(tcp()));
+        assert_eq!(scene.ended().0, Some(DialBack::Unanswered));
+        assert!(!scene.client.has_servers() && scene.client.tests.is_empty());
+    }
+
+    #[test]
+    fn whoever_failed_is_asked_again_only_if_there_is_nobody_else() {
+        let mut scene = Scene::new();
+        scene.asked(udp());
+        scene.client.tests.clear();
+        assert!(scene.client.test(udp(), &[peer(1)]));
+        scene.client.tests.clear();
+        scene.opened(2, peer(2), &dialled(tcp()));
+        scene.told(2, peer(2), Told::Serves(true));
+        for _ in 0..20 {
+            assert!(scene.client.test(udp(), &[peer(1)]));
+        }
+        assert!(scene.client.tests.values().all(|test| test.server == peer(2)));
+    }
+}
