@@ -41,7 +41,7 @@ pub(super) fn control(description: &[u8], device: SocketAddr) -> Option<Control>
     let text = String::from_utf8_lossy(description);
     SERVICES.iter().find_map(|wanted| {
         elements(&text, "service")
-            .filter(|service| element(service, "serviceType") == Some(wanted))
+            .filter(|service| element(service, "serviceType") == Some(*wanted))
             .find_map(|service| {
                 let url = element(service, "controlURL")?;
                 let path = if url.starts_with("http://") {
@@ -64,8 +64,10 @@ pub(super) fn split(url: &str) -> Option<(SocketAddr, String)> {
         Some(at) => rest.split_at(at),
         None => (rest, "/"),
     };
-    let at =
-        host.parse().ok().or_else(|| Some((host.parse::<std::net::IpAddr>().ok()?, 80).into()));
+    let at = host
+        .parse::<SocketAddr>()
+        .ok()
+        .or_else(|| Some((host.parse::<std::net::IpAddr>().ok()?, 80).into()));
     at.filter(|at: &SocketAddr| at.port() != 0).zip(path(path_part))
 }
 

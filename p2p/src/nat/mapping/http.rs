@@ -7,8 +7,9 @@ use tokio::{
     net::TcpStream,
 };
 
-/// Longest answer, its head included. Descriptions of routers take 2 to 10 KiB.
-pub(super) const MAX_ANSWER: usize = 64 * 1024;
+/// Longest answer, its head included. Descriptions of routers take 2 to 10 KiB. What all calls read at
+/// most stands in the documentation of `nat.mapping.max_ports`.
+const MAX_ANSWER: usize = 64 * 1024;
 
 /// Asks for a path. The body of the answer, whatever its status; an error if it is too long.
 pub(super) async fn get(at: SocketAddr, path: &str) -> io::Result<Vec<u8>> {

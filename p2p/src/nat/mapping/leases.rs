@@ -153,7 +153,7 @@ impl Leases {
         let wanted: Vec<Key> = ways
             .iter()
             .filter(|(_, enabled)| *enabled)
-            .flat_map(|(way, _)| ports.iter().map(|port| Key { way: *way, port: *port }))
+            .flat_map(|(way, _)| ports.iter().map(move |port| Key { way: *way, port: *port }))
             .collect();
         let gone: Vec<Key> =
             self.leases.keys().filter(|key| !wanted.contains(key)).copied().collect();

@@ -6,7 +6,7 @@
 use super::{
     describe::{self, Control},
     gateway::local_towards,
-    http::{self, MAX_ANSWER},
+    http,
     leases::{By, Failed, Granted, Held, Port, Transport},
 };
 use crate::nat::config::Mapping as Config;
@@ -193,6 +193,3 @@ fn of_any(error: &AddAnyPortError) -> Failed {
         _ => Failed::Refused,
     }
 }
-
-/// What one call may read at most stands in the documentation of `nat.mapping.max_ports`.
-const _: () = assert!(MAX_ANSWER == 64 * 1024);

@@ -11,6 +11,8 @@ mod tests;
 mod worker;
 
 pub use self::round::Outcome;
+#[cfg(test)]
+pub(crate) use self::round::Said;
 pub(crate) use self::{
     round::Report,
     worker::{Ask, Heard, Worker},
