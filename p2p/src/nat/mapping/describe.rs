@@ -60,15 +60,15 @@ pub(super) fn control(description: &[u8], device: SocketAddr) -> Option<Control>
 /// The parts of `http://address:port/path`; names are not resolved.
 pub(super) fn split(url: &str) -> Option<(SocketAddr, String)> {
     let rest = url.strip_prefix("http://")?;
-    let (host, path_part) = match rest.find('/') {
+    let (host, rest) = match rest.find('/') {
         Some(at) => rest.split_at(at),
         None => (rest, "/"),
     };
-    let at = host
-        .parse::<SocketAddr>()
-        .ok()
-        .or_else(|| Some((host.parse::<std::net::IpAddr>().ok()?, 80).into()));
-    at.filter(|at: &SocketAddr| at.port() != 0).zip(path(path_part))
+    let at = match host.parse::<SocketAddr>() {
+        Ok(at) => at,
+        Err(_) => SocketAddr::new(host.parse().ok()?, 80),
+    };
+    (at.port() != 0).then_some(at).zip(path(rest))
 }
 
 /// A path that may be put into a request: no spaces or line ends, and not too long.
