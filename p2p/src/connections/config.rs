@@ -53,8 +53,8 @@ pub struct Config {
     /// Known sources, the one not seen for longest leaving first. Default 4,096. Worst case:
     /// 4,096 * 96 bytes = 400 KB.
     pub max_known: usize,
-    /// Connections that a peer may have beyond `peers.max_per_peer` while it is dialled back or dials
-    /// back. Default 2.
+    /// Connections that a peer may have beyond `peers.max_per_peer` while it is dialled back or
+    /// dials back. Default 2.
     pub extra_per_peer: usize,
     /// How long after such a dial-back was asked for they are allowed. Default 30 s.
     #[serde(with = "humantime_serde")]

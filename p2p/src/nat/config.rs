@@ -28,8 +28,8 @@ pub struct Config {
     /// How often an address that works is dialled back again. Default 5 min.
     #[serde(with = "humantime_serde")]
     pub retest: Duration,
-    /// How soon an address is tried again that could not be reached, or about which nobody could say
-    /// anything. Default 10 s.
+    /// How soon an address is tried again that could not be reached, or about which nobody could
+    /// say anything. Default 10 s.
     #[serde(with = "humantime_serde")]
     pub retry: Duration,
     /// Longest time one dial-back may take. Default 15 s.
@@ -44,14 +44,15 @@ pub struct Config {
     /// its public address changed. A dial-back within this time keeps it. Default 20 s.
     #[serde(with = "humantime_serde")]
     pub prove_within: Duration,
-    /// How long an address is told after the last dial-back that reached it. Default 15 min, more than
-    /// `retest`.
+    /// How long an address is told after the last dial-back that reached it. Default 15 min, more
+    /// than `retest`.
     #[serde(with = "humantime_serde")]
     pub proof_lasts: Duration,
     /// How long what a peer says of this node's address counts. Default 10 min.
     #[serde(with = "humantime_serde")]
     pub observed_lasts: Duration,
-    /// How long a node without any connection waits until it takes itself for offline. Default 30 s.
+    /// How long a node without any connection waits until it takes itself for offline. Default 30
+    /// s.
     #[serde(with = "humantime_serde")]
     pub offline_after: Duration,
     /// Dial-backs of others.
@@ -83,12 +84,12 @@ pub struct Server {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Stun {
-    /// Servers, each `host:port`. At most 16; two at different addresses are enough to tell what kind
-    /// of NAT there is. They learn this node's address, so none is asked that the operator did not
-    /// name. Default none.
+    /// Servers, each `host:port`. At most 16; two at different addresses are enough to tell what
+    /// kind of NAT there is. They learn this node's address, so none is asked that the operator did
+    /// not name. Default none.
     pub servers: Vec<String>,
-    /// Waits after each time a question is sent; with the last it has failed. Default 250 ms, 500 ms,
-    /// 1 s.
+    /// Waits after each time a question is sent; with the last it has failed. Default 250 ms, 500
+    /// ms, 1 s.
     pub retransmit: Vec<Wait>,
     /// How often the public address is asked for. Default 20 s.
     #[serde(with = "humantime_serde")]
@@ -121,8 +122,8 @@ pub struct Mapping {
     /// Longest time one call of a router may take. Default 5 s.
     #[serde(with = "humantime_serde")]
     pub timeout: Duration,
-    /// How long a mapping is asked for; it is renewed at half of what the router gives. Default 1 h, at
-    /// least 2 min.
+    /// How long a mapping is asked for; it is renewed at half of what the router gives. Default 1
+    /// h, at least 2 min.
     #[serde(with = "humantime_serde")]
     pub lease: Duration,
     /// Wait after a mapping was refused, doubled with each time. Default 30 s.

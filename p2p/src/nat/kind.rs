@@ -97,8 +97,8 @@ impl NatType {
 }
 
 /// How a NAT maps, by what others at different addresses see of one socket, each named once. Only
-/// those are compared that see the same public address, as most do: another may be a lie, or another
-/// way out. Nothing, if there are no two of them.
+/// those are compared that see the same public address, as most do: another may be a lie, or
+/// another way out. Nothing, if there are no two of them.
 pub(crate) fn mapping_of(seen: impl IntoIterator<Item = SocketAddr>) -> Option<Mapping> {
     let mut ports = BTreeMap::<IpAddr, Vec<u16>>::new();
     for at in seen {

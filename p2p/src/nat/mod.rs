@@ -9,9 +9,9 @@
 //! ```
 //!
 //! [`Nat`] belongs to the overlay's one task: it turns what happens into events of
-//! [`reachability`], and carries out what comes of them. What is an external address of the swarm is
-//! what identify, the directory and service records tell, so an address that is withdrawn there is
-//! told by nobody from then on.
+//! [`reachability`], and carries out what comes of them. What is an external address of the swarm
+//! is what identify, the directory and service records tell, so an address that is withdrawn there
+//! is told by nobody from then on.
 
 mod autonat;
 mod config;

@@ -429,8 +429,8 @@ fn port_of(addr: &Multiaddr, policy: AddressPolicy) -> Option<Port> {
         Protocol::Tcp(port) => (Transport::Tcp, port),
         _ => return None,
     };
-    // Routers map ports of IPv4; and nobody outside reaches loopback, except where all is within one
-    // machine.
+    // Routers map ports of IPv4; and nobody outside reaches loopback, except where all is within
+    // one machine.
     let outside = !ip.is_loopback() || policy == AddressPolicy::Any;
     (ip.is_ipv4() && outside).then_some(Port { transport, port })
 }

@@ -93,7 +93,8 @@ async fn what_stun_servers_say_is_shown_with_what_they_said_last() {
 }
 
 /// What a peer says that it sees becomes a candidate, is dialled back, and is told then; one that
-/// nobody reaches is not. The node listens where the other cannot know, on another loopback address.
+/// nobody reaches is not. The node listens where the other cannot know, on another loopback
+/// address.
 #[tokio::test]
 async fn a_candidate_is_told_once_a_peer_has_dialled_it_back() {
     let router = fake_router().await;

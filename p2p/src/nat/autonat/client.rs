@@ -1,10 +1,10 @@
 //! Has addresses of this node dialled back.
 //!
-//! libp2p's own client tests each candidate once, never again, and forgets none; so this one is ours,
-//! on the same protocol, and does what it is told when it is told. It is stricter as well: a number
-//! counts only on a connection that the asked server itself opened after it was asked, over the
-//! transport of the address in question. What it cannot know is at which address it was dialled, so a
-//! server that lies can have a wrong address take the place of a right one.
+//! libp2p's own client tests each candidate once, never again, and forgets none; so this one is
+//! ours, on the same protocol, and does what it is told when it is told. It is stricter as well: a
+//! number counts only on a connection that the asked server itself opened after it was asked, over
+//! the transport of the address in question. What it cannot know is at which address it was
+//! dialled, so a server that lies can have a wrong address take the place of a right one.
 
 use super::handler::{Handler, Order, Told};
 use crate::{Multiaddr, PeerId, address::is_udp, connections::Door, nat::reachability::DialBack};
@@ -50,8 +50,8 @@ struct Test {
     came: Option<ConnectionId>,
 }
 
-/// At most the connections there are, 80 bytes each, and the tests that the caller has under way, 500
-/// bytes each.
+/// At most the connections there are, 80 bytes each, and the tests that the caller has under way,
+/// 500 bytes each.
 pub(crate) struct Behaviour {
     door: Door,
     limit: Duration,
@@ -83,8 +83,8 @@ impl Behaviour {
         self.connections.values().any(|connection| connection.serves)
     }
 
-    /// Has `addr` dialled back, by one of `avoid` only if there is nobody else. How it ended comes as
-    /// [`Tested`]; false if there is nobody to ask.
+    /// Has `addr` dialled back, by one of `avoid` only if there is nobody else. How it ended comes
+    /// as [`Tested`]; false if there is nobody to ask.
     pub(crate) fn test(&mut self, addr: Multiaddr, avoid: &[PeerId]) -> bool {
         let servers = |fresh: bool| {
             self.connections

@@ -79,8 +79,8 @@ enum Talked {
     Accepted,
 }
 
-/// At most the tests that are under way in all, and two dial-backs; 300 bytes each, and a piece of 4
-/// KiB while data is sent.
+/// At most the tests that are under way in all, and two dial-backs; 300 bytes each, and a piece of
+/// 4 KiB while data is sent.
 pub(crate) struct Handler {
     /// The other side opened the connection.
     inbound: bool,

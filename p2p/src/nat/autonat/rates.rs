@@ -9,8 +9,8 @@ use std::{
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// Counts dial-backs in all and by peer. At any time a minute's worth may be taken at once, and grows
-/// back evenly.
+/// Counts dial-backs in all and by peer. At any time a minute's worth may be taken at once, and
+/// grows back evenly.
 #[derive(Debug)]
 pub(super) struct Rates {
     step: Duration,

@@ -1,8 +1,8 @@
 //! Dials back for others, within limits: libp2p's server, which has none of its own.
 //!
-//! Whoever asks too often is told that the server could not, which says nothing of its address. So is
-//! whoever names an address that this node does not dial: one that its policy does not allow, or whose
-//! IP was dialled too often of late.
+//! Whoever asks too often is told that the server could not, which says nothing of its address. So
+//! is whoever names an address that this node does not dial: one that its policy does not allow, or
+//! whose IP was dialled too often of late.
 
 use super::rates::Rates;
 use crate::{

@@ -88,8 +88,8 @@ struct DialBackResponse {
     status: i32,
 }
 
-/// Asks a server to dial `addr` back with `nonce`. Whether it says that it did; an error where it says
-/// nothing of the address.
+/// Asks a server to dial `addr` back with `nonce`. Whether it says that it did; an error where it
+/// says nothing of the address.
 pub(super) async fn ask(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
     addr: &Multiaddr,

@@ -1,7 +1,7 @@
 //! What a router tells of its UPnP: where its description is, and in it where ports are mapped.
 //!
-//! A description is XML from a stranger. It is only searched for the few elements that matter, without
-//! entities, includes or nesting to get lost in.
+//! A description is XML from a stranger. It is only searched for the few elements that matter,
+//! without entities, includes or nesting to get lost in.
 
 use std::net::SocketAddr;
 
@@ -24,8 +24,8 @@ pub(super) struct Control {
     pub(super) any_port: bool,
 }
 
-/// Where the description is, by an answer to the search. Only of the device that answered: it must not
-/// have this node call others.
+/// Where the description is, by an answer to the search. Only of the device that answered: it must
+/// not have this node call others.
 pub(super) fn location(answer: &[u8], from: SocketAddr) -> Option<(SocketAddr, String)> {
     let text = std::str::from_utf8(answer).ok()?;
     let location = text.lines().find_map(|line| {
@@ -77,8 +77,8 @@ fn path(text: &str) -> Option<String> {
     plain.then(|| text.replace("&amp;", "&"))
 }
 
-/// The text of each element of that name, in order; elements of the same name are not nested in each
-/// other.
+/// The text of each element of that name, in order; elements of the same name are not nested in
+/// each other.
 fn elements<'a>(text: &'a str, name: &'a str) -> impl Iterator<Item = &'a str> {
     let mut rest = text;
     std::iter::from_fn(move || {

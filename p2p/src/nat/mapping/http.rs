@@ -7,8 +7,8 @@ use tokio::{
     net::TcpStream,
 };
 
-/// Longest answer, its head included. Descriptions of routers take 2 to 10 KiB. What all calls read at
-/// most stands in the documentation of `nat.mapping.max_ports`.
+/// Longest answer, its head included. Descriptions of routers take 2 to 10 KiB. What all calls read
+/// at most stands in the documentation of `nat.mapping.max_ports`.
 const MAX_ANSWER: usize = 64 * 1024;
 
 /// Asks for a path. The body of the answer, whatever its status; an error if it is too long.

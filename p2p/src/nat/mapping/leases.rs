@@ -1,8 +1,8 @@
 //! Which ports are mapped, and when to ask for what. Pure: no clock or socket.
 //!
-//! Each port is asked for by each protocol, independently: a router may know one of them only, or map
-//! by one and not by the other. A mapping is renewed at half of its lease; if that fails it is tried
-//! again until the lease has ended.
+//! Each port is asked for by each protocol, independently: a router may know one of them only, or
+//! map by one and not by the other. A mapping is renewed at half of its lease; if that fails it is
+//! tried again until the lease has ended.
 
 use crate::nat::config::Mapping as Config;
 use serde::Serialize;
@@ -196,8 +196,8 @@ impl Leases {
         .collect()
     }
 
-    /// The router has answered, or not. Whether the answer is wanted still; what was granted is to be
-    /// removed otherwise.
+    /// The router has answered, or not. Whether the answer is wanted still; what was granted is to
+    /// be removed otherwise.
     pub(super) fn ended(
         &mut self,
         key: Key,

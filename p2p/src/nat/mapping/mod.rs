@@ -1,8 +1,8 @@
 //! Port mappings on the router: UPnP IGD, PCP and NAT-PMP at the same time.
 //!
-//! What a router says is a claim. It becomes a candidate of [`reachability`](super::reachability), and
-//! is told to others once a peer has reached this node there. [`leases`] decides what is asked for
-//! when; [`worker`] is the task that asks.
+//! What a router says is a claim. It becomes a candidate of [`reachability`](super::reachability),
+//! and is told to others once a peer has reached this node there. [`leases`] decides what is asked
+//! for when; [`worker`] is the task that asks.
 
 mod describe;
 mod gateway;

@@ -23,8 +23,8 @@ const PATIENCE: TimeoutConfig = TimeoutConfig {
     max_retry_timeout: None,
 };
 
-/// Asks for a mapping, or for the one that is held to last longer. It is needed for the next time: its
-/// number shows the router that it is this node's.
+/// Asks for a mapping, or for the one that is held to last longer. It is needed for the next time:
+/// its number shows the router that it is this node's.
 pub(super) async fn map(
     config: &Config,
     port: Port,

@@ -1,5 +1,5 @@
-//! The task that speaks with the router: asks for what is due, tells what came of it, and removes all
-//! mappings when it ends.
+//! The task that speaks with the router: asks for what is due, tells what came of it, and removes
+//! all mappings when it ends.
 
 use super::{
     leases::{Change, Failed, Granted, Held, Key, Leases, Port, Transport, Way},

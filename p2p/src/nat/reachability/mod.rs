@@ -1,14 +1,16 @@
-//! Where this node can be reached, and what stands in the way. Pure: no clock, socket or randomness.
+//! Where this node can be reached, and what stands in the way. Pure: no clock, socket or
+//! randomness.
 //!
-//! Addresses come from four sides: the operator, the listeners, the router's mappings, and what peers
-//! see. Only the first two are told on their word; any other is told once a peer has dialled it back,
-//! and no longer than dial-backs go on to reach it. What a router or a peer says costs a dial-back and
-//! nothing more.
+//! Addresses come from four sides: the operator, the listeners, the router's mappings, and what
+//! peers see. Only the first two are told on their word; any other is told once a peer has dialled
+//! it back, and no longer than dial-backs go on to reach it. What a router or a peer says costs a
+//! dial-back and nothing more.
 //!
-//! An address that works is tried again from time to time. When the network changes, when the public
-//! address is another than before, or when all connections are lost, all that was learned is in doubt:
-//! it is tried at once, and what nobody reaches within [`Config::prove_within`] is withdrawn. Whatever
-//! happens, nothing is told for longer than [`Config::proof_lasts`] after it was reached.
+//! An address that works is tried again from time to time. When the network changes, when the
+//! public address is another than before, or when all connections are lost, all that was learned is
+//! in doubt: it is tried at once, and what nobody reaches within [`Config::prove_within`] is
+//! withdrawn. Whatever happens, nothing is told for longer than [`Config::proof_lasts`] after it
+//! was reached.
 
 mod entry;
 #[cfg(test)]
@@ -316,8 +318,8 @@ impl Reachability {
         }
     }
 
-    /// What is to be done now. `servers`: whether there is anybody who dials back. To be called after
-    /// every event, and at least once a second.
+    /// What is to be done now. `servers`: whether there is anybody who dials back. To be called
+    /// after every event, and at least once a second.
     pub(crate) fn poll(&mut self, servers: bool, now: Instant) -> Vec<Action> {
         let mut gone = Vec::new();
         let known: Vec<Multiaddr> = self.entries.keys().cloned().collect();

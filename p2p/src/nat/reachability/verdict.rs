@@ -14,7 +14,8 @@ use std::{
     time::Instant,
 };
 
-/// Networks whose view of this node's UDP port is remembered, the oldest leaving first: 16 * 60 bytes.
+/// Networks whose view of this node's UDP port is remembered, the oldest leaving first: 16 * 60
+/// bytes.
 const MAX_VIEWS: usize = 16;
 
 /// How this node can be reached: a metric label.
@@ -143,7 +144,8 @@ impl Evidence {
         }
     }
 
-    /// The public address as most servers see it, how many of them, and whether nobody sees another.
+    /// The public address as most servers see it, how many of them, and whether nobody sees
+    /// another.
     pub(super) fn stun(&mut self, report: &stun::Report) -> Option<(IpAddr, usize, bool)> {
         if report.said.is_empty() {
             return None;
@@ -246,8 +248,8 @@ impl Evidence {
         match mapping {
             Some(Mapping::Independent) => known(State::Cone, sure(witnesses)),
             Some(_) => known(State::Symmetric, sure(witnesses)),
-            // It has a public address of its own that nobody reaches: a firewall, which a hole can be
-            // punched through as through a NAT.
+            // It has a public address of its own that nobody reaches: a firewall, which a hole can
+            // be punched through as through a NAT.
             None if untranslated => known(State::Cone, sure(self.stun_voices.max(1))),
             None => known(State::Unknown, 0),
         }

@@ -2,10 +2,10 @@
 //! clock, socket or randomness.
 //!
 //! All servers are asked at once, each again and again until it has answered. The first that can be
-//! asked at a second address too is then asked to answer from elsewhere, which shows what the NAT lets
-//! in, and after that is asked at its other address, which shows whether the NAT maps this socket anew
-//! for it (RFC 5780, 4.3 and 4.4). In this order: once this node has sent to the other address, the NAT
-//! lets answers from there in anyway.
+//! asked at a second address too is then asked to answer from elsewhere, which shows what the NAT
+//! lets in, and after that is asked at its other address, which shows whether the NAT maps this
+//! socket anew for it (RFC 5780, 4.3 and 4.4). In this order: once this node has sent to the other
+//! address, the NAT lets answers from there in anyway.
 
 use super::message::{self, Answer, Bad, Change, Id};
 use crate::{
@@ -179,7 +179,8 @@ pub(super) struct Round {
 }
 
 impl Round {
-    /// Asks `servers`. How the NAT behaves is found out if `discover`: the socket must be a new one.
+    /// Asks `servers`. How the NAT behaves is found out if `discover`: the socket must be a new
+    /// one.
     pub(super) fn new(
         rules: Rules,
         servers: &[SocketAddr],

@@ -295,7 +295,8 @@ fn a_server_may_send_on_to_another_but_not_for_ever() {
 }
 
 proptest! {
-    /// However servers behave: the round ends, sends no more than it may, and says something of each.
+    /// However servers behave: the round ends, sends no more than it may, and says something of
+    /// each.
     #[test]
     fn a_round_always_ends(
         manners in proptest::collection::vec((0..10u8, 1..9u8), 1..8),

@@ -17,7 +17,8 @@ use tokio::{
     time::{sleep_until, timeout},
 };
 
-/// Datagrams read in one go before a round is looked at again: a flood must not keep it from ending.
+/// Datagrams read in one go before a round is looked at again: a flood must not keep it from
+/// ending.
 const READ_IN_ONE_GO: usize = 64;
 
 /// What is wanted of the worker.
@@ -36,7 +37,8 @@ pub(crate) struct Heard {
     pub(crate) unresolved: Vec<String>,
 }
 
-/// Asks STUN servers when told to. Holds one socket at most, 1.3 KB for what is read, and one round.
+/// Asks STUN servers when told to. Holds one socket at most, 1.3 KB for what is read, and one
+/// round.
 pub(crate) struct Worker {
     config: Stun,
     policy: AddressPolicy,
@@ -59,7 +61,8 @@ impl Worker {
         Self { config: config.clone(), policy, asks, heard, outcomes, socket: None }
     }
 
-    /// Runs until nobody can ask or hear any more, at any point of a round; the socket is closed then.
+    /// Runs until nobody can ask or hear any more, at any point of a round; the socket is closed
+    /// then.
     pub(crate) async fn run(mut self) {
         let heard = self.heard.clone();
         while let Some(ask) = self.asks.recv().await {
@@ -77,7 +80,8 @@ impl Worker {
         self.outcomes.with_label_values(&[outcome.label()]).inc();
     }
 
-    /// Asks all servers once. Ends by itself within the time of resolving and five waits of a question.
+    /// Asks all servers once. Ends by itself within the time of resolving and five waits of a
+    /// question.
     async fn round(&mut self, Ask { discover }: Ask) -> Heard {
         let mut heard = Heard::default();
         let mut servers = Vec::new();
