@@ -115,7 +115,7 @@ fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
+    use proptest::{collection::vec, prelude::*};
 
     fn whole(text: &str) -> Body {
         Body::Whole(text.as_bytes().to_vec())
@@ -160,7 +160,7 @@ mod tests {
 
         #[test]
         fn what_is_cut_into_chunks_comes_back_whole(
-            pieces in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 1..50), 0..9),
+            pieces in vec(vec(any::<u8>(), 1..50), 0..9),
         ) {
             let mut text = Vec::new();
             for piece in &pieces {

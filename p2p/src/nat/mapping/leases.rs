@@ -262,7 +262,7 @@ impl Leases {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
+    use proptest::{collection::vec, prelude::*};
 
     const UDP: Port = Port { transport: Transport::Udp, port: 9000 };
     const TCP: Port = Port { transport: Transport::Tcp, port: 9000 };
@@ -380,7 +380,7 @@ mod tests {
         /// end, and what is told as mapped is what is held.
         #[test]
         fn what_is_told_is_what_is_held(
-            steps in proptest::collection::vec((0..4u8, 1..40u16, 1..4000u64, any::<bool>()), 1..120),
+            steps in vec((0..4u8, 1..40u16, 1..4000u64, any::<bool>()), 1..120),
         ) {
             let mut now = Instant::now();
             let mut leases = leases();

@@ -502,10 +502,8 @@ proptest! {
                 }
                 Step::DialBack(which, how, by) => {
                     let count = scene.tests.len();
-                    let Some((tested, _)) = which.checked_rem(count).map(|at| scene.tests[at].clone())
-                    else {
-                        continue;
-                    };
+                    let Some(at) = which.checked_rem(count) else { continue };
+                    let (tested, _) = scene.tests[at].clone();
                     let ended = match how {
                         0 => {
                             reached.insert(tested.clone(), scene.now);
