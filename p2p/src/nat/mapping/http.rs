@@ -11,6 +11,10 @@ use tokio::{
 /// at most stands in the documentation of `nat.mapping.max_ports`.
 const MAX_ANSWER: usize = 64 * 1024;
 
+/// Pieces in which an answer may come. Each is looked through from the start, so one that comes byte
+/// by byte must not go on for ever; 64 KiB are 45 packets.
+const MAX_PIECES: usize = 1024;
+
 /// Asks for a path. The body of the answer, whatever its status; an error if it is too long.
 pub(super) async fn get(at: SocketAddr, path: &str) -> io::Result<Vec<u8>> {
     let head = format!("GET {path} HTTP/1.1\r\nHost: {at}\r\nConnection: close\r\n\r\n");
@@ -37,19 +41,18 @@ async fn exchange(at: SocketAddr, request: &[u8]) -> io::Result<Vec<u8>> {
     stream.write_all(request).await?;
     let mut answer = Vec::new();
     let mut piece = [0; 4096];
-    loop {
+    for _ in 0..MAX_PIECES {
         let read = stream.read(&mut piece).await?;
         answer.extend_from_slice(piece.get(..read).unwrap_or_default());
         match body(&answer, read == 0) {
             Body::Whole(body) => return Ok(body),
             Body::Bad => return Err(io::ErrorKind::InvalidData.into()),
             Body::Partial if read == 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Body::Partial if answer.len() > MAX_ANSWER => {
-                return Err(io::Error::new(io::ErrorKind::FileTooLarge, "the answer is too long"));
-            }
+            Body::Partial if answer.len() > MAX_ANSWER => break,
             Body::Partial => {}
         }
     }
+    Err(io::Error::new(io::ErrorKind::FileTooLarge, "the answer is too long"))
 }
 
 #[derive(Debug, PartialEq, Eq)]
