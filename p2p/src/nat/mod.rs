@@ -36,7 +36,7 @@ pub use self::{
     },
     handle::{AddressView, MappingView, NatHandle, Status, StatusError, StunView},
     kind::{Filtering, Mapping, NatType},
-    mapping::{By, Failed as MappingFailed, Transport},
+    mapping::{By, Transport},
     reachability::{Standing, State, Verdict},
     stun::Outcome as StunOutcome,
 };

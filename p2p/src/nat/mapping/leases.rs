@@ -67,9 +67,8 @@ pub(super) struct Granted {
 }
 
 /// Why it gave nothing: a metric label.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Failed {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Failed {
     /// No router was found, or none that speaks the protocol.
     NoRouter,
     /// It did not answer in time.

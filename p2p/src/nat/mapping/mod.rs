@@ -14,8 +14,8 @@ mod tests;
 mod upnp;
 mod worker;
 
-pub use self::leases::{By, Failed, Transport};
+pub use self::leases::{By, Transport};
 pub(crate) use self::{
-    leases::{Held, Port},
+    leases::{Failed, Held, Port},
     worker::{Order, Told, Worker},
 };
