@@ -185,6 +185,20 @@ fn on_local_chains_what_is_listened_on_is_not_tested() {
 }
 
 #[test]
+fn on_local_chains_a_private_address_behind_a_nat_is_told_and_not_called_public() {
+    let mut scene = Scene::with(Config::default(), AddressPolicy::Any, &[]);
+    scene.on(Event::Connections { open: 2, udp: 2 });
+    let own = addr("/ip4/10.0.0.1/udp/9000/quic-v1");
+    scene.on(Event::Listens(own.clone()));
+    assert_eq!(scene.verdict().state, State::Public, "nobody says otherwise");
+    for by in 1..=2 {
+        scene.observed(&outside(1, by), by);
+    }
+    assert_eq!(scene.verdict().state, State::Symmetric);
+    assert!(scene.told.contains(&own));
+}
+
+#[test]
 fn a_dial_back_nobody_asked_for_confirms_nothing() {
     let mut scene = Scene::new();
     let seen = outside(1, 1);

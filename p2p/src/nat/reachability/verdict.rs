@@ -2,7 +2,7 @@
 
 use super::{Entry, Standing};
 use crate::{
-    Multiaddr,
+    AddressPolicy, Multiaddr,
     address::{IpGroup, ip_of, is_udp},
     nat::{Config, Filtering, Mapping, NatType, mapping_of, stun},
 };
@@ -201,6 +201,7 @@ impl Evidence {
         let mapping = by_peers.or(self.stun_mapping);
         let filtering = self.stun_filtering;
         let untranslated = public_ip.is_some_and(|ip| local.contains_key(&ip));
+        let translated = public_ip.is_some() && !untranslated;
         let blocked = self.silent > 0 && self.udp == 0 && self.open > 0;
         let nat = if blocked {
             NatType::UdpBlocked
@@ -219,7 +220,13 @@ impl Evidence {
         }
         let mut best: Option<(State, u8)> = None;
         for (addr, entry) in entries.filter(|(_, entry)| entry.standing.told()) {
-            let own = entry.ours() || ip_of(addr).is_some_and(|ip| local.contains_key(&ip));
+            let ip = ip_of(addr);
+            let own = entry.ours() || ip.is_some_and(|ip| local.contains_key(&ip));
+            // Local chains tell private addresses as well, which says nothing if others see another.
+            let global = ip.is_some_and(|ip| AddressPolicy::Global.allows_ip(ip));
+            if own && translated && !entry.operator && !global {
+                continue;
+            }
             let state = match (own, entry.mapped) {
                 (true, _) => State::Public,
                 (false, true) => State::Mapped,
