@@ -49,7 +49,7 @@ impl Service {
                     withhold,
                 },
             )?;
-            let running = async move { driver.run(token).await.map_err(Into::into) };
+            let running = async move { Box::pin(driver.run(token)).await.map_err(Into::into) };
             Ok((relay, with_fault(running, &mut fault)))
         })
         .await;
