@@ -3,8 +3,8 @@
 use jsonrpsee::rpc_params;
 
 use crate::{
-    harness::{Node, get, make_file, origin, publish, same},
-    main_job::relay_setup,
+    harness::{Node, get, make_file, publish, same},
+    main_job::{origin, relay_setup},
 };
 
 #[tokio::test(flavor = "multi_thread")]
