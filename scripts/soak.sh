@@ -107,6 +107,7 @@ start() {
     shift
     "$node" --chain dev --name "$name" --base-path "$dir/$name" --node-key-file "$dir/$name.key" \
         --port "${p2p[$name]}" --rpc-port "${rpc[$name]}" --no-prometheus --no-mdns --no-telemetry \
+        --detailed-log-output \
         --overlay-listen-addr "/ip4/127.0.0.1/udp/${overlay[$name]}/quic-v1" \
         --overlay-listen-addr "/ip4/127.0.0.1/tcp/${overlay[$name]}" \
         --shard-listen-addr "127.0.0.1:${shards[$name]}" "$@" >>"$dir/$name.log" 2>&1 &
@@ -137,7 +138,7 @@ publish() {
     head -c "$content_bytes" /dev/urandom >"$dir/new.bin"
     try "publishing" "$node" content publish "$dir/new.bin" --rpc-url "http://127.0.0.1:${rpc[validator]}"
     contents+=("$(printf '%s\n' "$output" | tail -n 1)")
-    contents=("${contents[@]: -$newest}")
+    [ ${#contents[@]} -le $newest ] || contents=("${contents[@]: -$newest}")
 }
 
 at() {
@@ -220,7 +221,7 @@ sample
 # any of them.
 errors=$(cat "$dir/validator.log" "$dir/relay.log" | grep -cE ' ERROR | panicked at ' || true)
 panics=$(grep -c ' panicked at ' "$dir/second.log" || true)
-warnings=$(cat "$dir/validator.log" "$dir/relay.log" | grep ' WARN ' |
+warnings=$({ grep -h ' WARN ' "$dir/validator.log" "$dir/relay.log" || true; } |
     sed -E 's/^[^W]*WARN +//; s/[0-9a-zA-Z]{20,}/ID/g; s/[0-9.]+/N/g' | sort | uniq -c | sort -rn |
     head -n 10 | jq -R . | jq -sc .)
 
