@@ -39,6 +39,7 @@ fn preset(name: &str, id: &str, kind: ChainType, preset: &str) -> Result<ChainSp
     Ok(ChainSpec::builder(wasm, None)
         .with_name(name)
         .with_id(id)
+        .with_protocol_id("nsn")
         .with_chain_type(kind)
         .with_genesis_config_preset_name(preset)
         .build())
