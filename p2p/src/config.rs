@@ -1,6 +1,8 @@
 //! Configuration of the overlay. Each domain owns its part.
 
-use crate::{AddressPolicy, BuildError, Multiaddr, bootstrap, connections, dht, gossip, peers};
+use crate::{
+    AddressPolicy, BuildError, Multiaddr, bootstrap, connections, dht, gossip, peers, shards,
+};
 use libp2p::multiaddr::Protocol;
 use serde::{Deserialize, Serialize};
 use std::{path::PathBuf, time::Duration};
@@ -43,6 +45,8 @@ pub struct Config {
     pub dht: dht::Config,
     /// Connections and service records.
     pub peers: peers::Config,
+    /// Streams for the shard service.
+    pub shards: shards::Config,
     /// Who is let in.
     pub admission: connections::Config,
     /// Finding the first peers.
@@ -67,6 +71,7 @@ impl Default for Config {
             gossip: gossip::Config::default(),
             dht: dht::Config::default(),
             peers: peers::Config::default(),
+            shards: shards::Config::default(),
             admission: connections::Config::default(),
             bootstrap: bootstrap::Config::default(),
         }
@@ -104,6 +109,7 @@ impl Config {
         self.gossip.validate()?;
         self.dht.validate()?;
         self.peers.validate()?;
+        self.shards.validate()?;
         self.admission.validate()?;
         self.bootstrap.validate()
     }

@@ -10,7 +10,7 @@ use crate::{
     gossip::{self, Channel, Gossip, Heard},
     identity::key_of,
     peers::{self, Book, Changes, Context, Peers, Saver},
-    transport,
+    shards, transport,
 };
 use futures::StreamExt;
 use libp2p::{
@@ -37,6 +37,7 @@ pub struct Driver {
     gossip: gossip::Ends,
     dht: mpsc::Receiver<dht::Command>,
     peers: peers::Ends,
+    shards: shards::Ends,
 }
 
 impl Driver {
@@ -46,15 +47,16 @@ impl Driver {
         gossip: gossip::Ends,
         dht: mpsc::Receiver<dht::Command>,
         peers: peers::Ends,
+        shards: shards::Ends,
     ) -> Self {
-        Self { config, deps, gossip, dht, peers }
+        Self { config, deps, gossip, dht, peers, shards }
     }
 
     /// Listens, connects and serves until `shutdown` is cancelled; then closes all connections,
     /// writes the peer book and returns, within `close_timeout`. Must be called within a tokio
     /// runtime. An address that cannot be listened on ends it at once.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), RunError> {
-        let Self { config, deps, gossip, dht, peers } = self;
+        let Self { config, deps, gossip, dht, peers, shards } = self;
         // Dropped last, after what would set the gauges.
         let _down = Down(deps.metrics.clone());
         let tasks = TaskTracker::new();
@@ -64,6 +66,7 @@ impl Driver {
             gossip: gossip.commands,
             dht,
             peers: peers.commands,
+            shards: shards.commands,
             reputation: Some(deps.reputation_changed.clone()),
         };
         let kept = connections::load(config.dir.clone()).await;
@@ -77,7 +80,8 @@ impl Driver {
         };
         let save_every = config.dht.save_every;
         let kept = open_book(&config, &deps).await;
-        let start = Running::start(config, deps, door, gossip.topics, peers.changes, kept, &tasks);
+        let given = Given { topics: gossip.topics, changes: peers.changes, offer: shards.offer };
+        let start = Running::start(config, deps, door, given, kept, &tasks);
         // On the heap, so that the future stays small.
         let mut overlay = Box::new(start?);
         if let Some((writer, kept)) = directory {
@@ -152,6 +156,7 @@ enum Input {
     Gossip(gossip::Command),
     Dht(dht::Command),
     Peers(peers::Command),
+    Shards(shards::Command),
     ReputationChanged,
 }
 
@@ -159,6 +164,7 @@ struct Inbox {
     gossip: mpsc::Receiver<gossip::Command>,
     dht: mpsc::Receiver<dht::Command>,
     peers: mpsc::Receiver<peers::Command>,
+    shards: mpsc::Receiver<shards::Command>,
     /// Gone once its sender is.
     reputation: Option<watch::Receiver<u64>>,
 }
@@ -177,6 +183,7 @@ impl Inbox {
                 Some(command) = self.gossip.recv() => return Input::Gossip(command),
                 Some(command) = self.dht.recv() => return Input::Dht(command),
                 Some(command) = self.peers.recv() => return Input::Peers(command),
+                Some(command) = self.shards.recv() => return Input::Shards(command),
                 changed = reputation_changed => {
                     if changed {
                         return Input::ReputationChanged;
@@ -186,6 +193,13 @@ impl Inbox {
             }
         }
     }
+}
+
+/// What the handles share with the domains.
+struct Given {
+    topics: Vec<(gossip::Topic, tokio::sync::broadcast::Sender<gossip::Message>)>,
+    changes: watch::Sender<Changes>,
+    offer: shards::Offer,
 }
 
 /// The swarm and the domains.
@@ -208,8 +222,7 @@ impl Running {
         config: Config,
         deps: Deps,
         door: Door,
-        topics: Vec<(gossip::Topic, tokio::sync::broadcast::Sender<gossip::Message>)>,
-        changes: watch::Sender<Changes>,
+        Given { topics, changes, offer }: Given,
         (book, saver): (Book, Option<Saver>),
         tasks: &TaskTracker,
     ) -> Result<Self, RunError> {
@@ -223,6 +236,7 @@ impl Running {
             &protocols,
             reputation.clone(),
             door.clone(),
+            offer,
             &metrics,
         )?;
         let (gossip, validation) = Gossip::new(
@@ -253,7 +267,7 @@ impl Running {
         }
         Ok(Self {
             policy,
-            public_addrs: config.public_addrs,
+            public_addrs: config.public_addrs.clone(),
             gossip,
             dht: Dht::new(
                 identity.peer_id(),
@@ -267,6 +281,7 @@ impl Running {
                 peers::Parts {
                     policy,
                     identity: identity.clone(),
+                    public_addrs: config.public_addrs,
                     protocols,
                     reputation: reputation.clone(),
                     metrics,
@@ -307,6 +322,9 @@ impl Running {
             Input::Peers(command) => {
                 let (peers, cx) = self.peers();
                 peers.on_command(command, cx);
+            }
+            Input::Shards(shards::Command::Open { peer, answer }) => {
+                self.swarm.behaviour_mut().shards.open(peer, answer, Instant::now());
             }
             Input::ReputationChanged => {
                 let behaviours = self.swarm.behaviour_mut().gossip();
@@ -437,6 +455,9 @@ impl Running {
                 let (peers, cx) = self.peers();
                 peers.on_services(event, cx);
             }
+            BehaviourEvent::Shards(shards::Event::Locate(peer)) => {
+                self.dht.locate(peer, self.swarm.behaviour_mut().dht(), now);
+            }
             BehaviourEvent::Identify(event) => {
                 let (peers, mut cx) = self.peers();
                 peers.on_identify(event, &mut cx);
@@ -469,6 +490,7 @@ impl Running {
         self.swarm.behaviour_mut().dialling.on_tick(now);
         self.door.on_tick(|peer| key_of(peer).and_then(|key| self.reputation.standing(&key)));
         self.gossip.on_tick(self.swarm.behaviour_mut().gossip(), now);
+        self.swarm.behaviour_mut().shards.expire(now);
         let connected = |peer: &PeerId| self.peers.is_connected(peer);
         for opts in self.bootstrap.due(self.peers.connected_count(), connected, now) {
             self.dial(opts);
@@ -505,6 +527,7 @@ impl Running {
         self.check_peers();
         self.dht.advance(self.swarm.behaviour_mut().dht(), Instant::now(), unix_ms());
         while let Some(dht::Output::Located(peer, addrs)) = self.dht.next_output() {
+            self.swarm.behaviour_mut().shards.on_located(peer, addrs.clone());
             let (peers, cx) = self.peers();
             peers.on_located(peer, addrs, cx);
         }
@@ -623,7 +646,8 @@ mod tests {
         let door = Door::new(&config, deps.identity.peer_id(), vec![], keep, deps.metrics.clone());
         let book = Book::new(&config.peers.book, config.address_policy);
         let kept = (book, None);
-        Running::start(config, deps, door, Vec::new(), changes, kept, &TaskTracker::new()).unwrap()
+        let given = Given { topics: Vec::new(), changes, offer: shards::Offer::default() };
+        Running::start(config, deps, door, given, kept, &TaskTracker::new()).unwrap()
     }
 
     #[tokio::test]

@@ -1,6 +1,6 @@
 //! The NSN overlay: a libp2p network of its own, beside the chain's block network.
 //!
-//! Three kinds of work share one swarm, and each has a handle of its own:
+//! Four kinds of work share one swarm, and each has a handle of its own:
 //!
 //! - **gossip** ([`GossipHandle`]): six topics over two gossipsub behaviours, `control` and `bulk`,
 //!   because flood publish, size and queue are settings of a whole behaviour. Every message is one
@@ -11,11 +11,14 @@
 //! - **peers** ([`PeersHandle`]): connections, what is known of each peer, bans, and signed service
 //!   records, which say where a peer's shard service listens. Who is let in is decided by
 //!   [`connections`], before the handshake as far as the address tells.
+//! - **shards** ([`ShardsHandle`]): streams for the shard service, for nodes whose own port for it is
+//!   not reached.
 //!
 //! ```text
 //!   caller ── GossipHandle ──┐ bounded                     ┌── gossip::Gossip
 //!   caller ── DhtHandle ─────┼ channels ── Driver ── swarm ┼── dht::Dht
-//!   caller ── PeersHandle ───┘ (one task)                  ├── peers::Peers
+//!   caller ── PeersHandle ───┤ (one task)                  ├── peers::Peers
+//!   caller ── ShardsHandle ──┘                             ├── shards::Behaviour
 //!                                                          └── bootstrap::Bootstrap
 //! ```
 //!
@@ -55,6 +58,7 @@ mod overlay;
 pub mod peers;
 mod protocols;
 mod reputation;
+pub mod shards;
 pub mod testnet;
 mod transport;
 
@@ -72,3 +76,4 @@ pub use overlay::Overlay;
 pub use peers::PeersHandle;
 pub use protocols::Protocols;
 pub use reputation::{GRAYLIST_BELOW, Reputation, Standing};
+pub use shards::ShardsHandle;

@@ -1,6 +1,6 @@
 //! The handles, one for each domain.
 
-use crate::{DhtHandle, GossipHandle, PeersHandle};
+use crate::{DhtHandle, GossipHandle, PeersHandle, ShardsHandle};
 
 /// A running overlay, as its callers see it. Cheap to clone.
 #[derive(Clone)]
@@ -11,4 +11,6 @@ pub struct Overlay {
     pub dht: DhtHandle,
     /// Looks at peers and reaches them.
     pub peers: PeersHandle,
+    /// Opens and takes streams for the shard service.
+    pub shards: ShardsHandle,
 }

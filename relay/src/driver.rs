@@ -15,6 +15,7 @@ use crate::{
     handle::{Phase, Publish},
     lookup::{Lookup, RelaySide},
     metrics::Metrics,
+    overlay::Overlay,
     server::{self, Server},
     standing::{Others, Standing},
     store::{Disk, FolderLock, Origin},
@@ -36,6 +37,7 @@ pub struct Driver {
     pub(crate) directory: Arc<dyn Directory>,
     pub(crate) standing: Arc<dyn Standing>,
     pub(crate) others: Others,
+    pub(crate) overlay: Option<Arc<dyn Overlay>>,
     pub(crate) metrics: Metrics,
     pub(crate) disk: Disk,
     pub(crate) tls: quinn::ServerConfig,
@@ -150,7 +152,8 @@ impl Driver {
         let us = self.identity.public().to_peer_id();
         let directory = Arc::clone(&self.directory);
         let (others, metrics) = (self.others.clone(), self.metrics.clone());
-        Ok(Arc::new(Upstream::new(us, directory, others, pool, config.clone(), metrics)))
+        let ways = (pool, self.overlay.clone());
+        Ok(Arc::new(Upstream::new(us, directory, others, ways, config.clone(), metrics)))
     }
 
     fn spawn(
@@ -224,6 +227,7 @@ impl Driver {
             lookup,
             standing: self.standing,
             others: self.others,
+            overlay: self.overlay,
             metrics: self.metrics,
             withhold: self.withhold,
         };

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Slot,
     directory::Directory,
+    substreams::Substreams,
     supervisor::{Policy, supervise},
     with_fault,
 };
@@ -21,6 +22,8 @@ pub(super) struct Service {
     pub(super) origin_dir: Option<PathBuf>,
     pub(super) cache_dir: Option<PathBuf>,
     pub(super) directory: Directory,
+    /// `None` where there is no overlay.
+    pub(super) substreams: Option<Substreams>,
     pub(super) metrics: nsn_relay::Metrics,
     pub(super) slot: Slot<Relay>,
     pub(super) withhold: bool,
@@ -33,8 +36,17 @@ impl Service {
         mut fault: Option<config::Fault>,
         shutdown: CancellationToken,
     ) {
-        let Self { config, secret, origin_dir, cache_dir, directory, metrics, slot, withhold } =
-            self;
+        let Self {
+            config,
+            secret,
+            origin_dir,
+            cache_dir,
+            directory,
+            substreams,
+            metrics,
+            slot,
+            withhold,
+        } = self;
         supervise("relay", policy, slot, shutdown, move |token| {
             let (relay, driver) = nsn_relay::build(
                 config.clone(),
@@ -42,6 +54,7 @@ impl Service {
                     identity: Keypair::ed25519_from_bytes(secret)?,
                     directory: Arc::new(directory.clone()),
                     standing: Arc::new(directory.clone()),
+                    overlay: substreams.clone().map(|over| Arc::new(over) as Arc<dyn nsn_relay::Overlay>),
                     origin_dir: origin_dir.clone(),
                     cache_dir: cache_dir.clone(),
                     metrics: metrics.clone(),

@@ -7,6 +7,7 @@ mod flow;
 mod fuzz;
 mod keeping;
 mod lifecycle;
+pub(crate) mod overlay;
 mod probing;
 mod upstreams;
 mod verified;
