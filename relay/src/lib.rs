@@ -97,6 +97,7 @@ use libp2p::identity::Keypair;
 use std::{path::PathBuf, sync::Arc};
 use store::{Disk, Files, Origin};
 use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
 /// What a shard service needs from its surroundings.
 pub struct Deps {
@@ -147,6 +148,8 @@ pub fn build(config: Config, deps: Deps) -> Result<(Relay, Driver), BuildError> 
         announce::build(&config.announce, Arc::clone(&directory), Arc::new(held), metrics.clone());
     let (publish_sender, publishes) = mpsc::channel(config.publish.publishes);
     let others = standing::Others::default();
+    let upstream = Arc::default();
+    let drain = CancellationToken::new();
     let (phase, phase_receiver) = watch::channel(Phase::Starting);
 
     let shared = Shared {
@@ -160,6 +163,9 @@ pub fn build(config: Config, deps: Deps) -> Result<(Relay, Driver), BuildError> 
         phase: phase_receiver,
         publishes: publish_sender,
         others: others.clone(),
+        upstream: Arc::clone(&upstream),
+        explaining: tokio::sync::Mutex::default(),
+        drain: drain.clone(),
     };
     let driver = Driver {
         config,
@@ -168,6 +174,8 @@ pub fn build(config: Config, deps: Deps) -> Result<(Relay, Driver), BuildError> 
         standing,
         others,
         overlay,
+        upstream,
+        drain,
         metrics,
         disk,
         tls,

@@ -3,7 +3,8 @@
 use std::{path::PathBuf, sync::Arc};
 
 use libp2p::identity::Keypair;
-use nsn_relay::Relay;
+use nsn_relay::{Phase, Relay};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -61,9 +62,19 @@ impl Service {
                     withhold,
                 },
             )?;
-            let running = async move { driver.run(token).await.map_err(Into::into) };
+            let running = async move { Box::pin(driver.run(token)).await.map_err(Into::into) };
             Ok((relay, with_fault(running, &mut fault)))
         })
         .await;
     }
+}
+
+/// Ends when the phase changes; never where there is none, or no more.
+pub(in crate::offchain) async fn next_phase(phase: Option<&mut watch::Receiver<Phase>>) {
+    if let Some(phase) = phase
+        && phase.changed().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
 }

@@ -20,6 +20,7 @@ mod attempt;
 mod breaker;
 mod candidates;
 pub mod directory;
+mod explain;
 mod fetch;
 mod health;
 mod hedge;
@@ -32,11 +33,12 @@ mod ways;
 
 pub use breaker::BreakerConfig;
 pub use directory::{Class, Directory, DirectoryError, Record, Source, TellError};
+pub use explain::SourceView;
 pub use health::HealthConfig;
 pub use hedge::HedgeConfig;
 pub use pool::{DialError, PoolConfig};
 pub(crate) use pool::{Pool, dial};
-pub use ways::OverlayConfig;
+pub use ways::{OverlayConfig, WayView};
 
 use crate::{
     body::{Growing, Memory, Room, Whole},

@@ -4,7 +4,7 @@
 use super::{
     Config, DialError, Pool, Source,
     race::staggered,
-    ways::{Offered, OverlayConfig, Ways},
+    ways::{Offered, OverlayConfig, WayView, Ways},
 };
 use crate::{
     metrics::Metrics,
@@ -156,6 +156,11 @@ impl Reach {
     /// Which ways there are to a source.
     pub(super) fn offered(&self, source: &Source) -> Offered {
         Offered { quic: !source.addrs.is_empty(), overlay: self.overlay.is_some() }
+    }
+
+    /// The ways to a source, for operators.
+    pub(super) fn explain(&self, source: &Source) -> Vec<WayView> {
+        lock(&self.ways).explain(source.peer, self.offered(source), Instant::now())
     }
 
     /// The QUIC connection to a peer, if there is one now.

@@ -49,6 +49,19 @@ impl Default for OverlayConfig {
     }
 }
 
+/// One way to a source, as operators see it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct WayView {
+    /// Which.
+    pub way: Way,
+    /// It led nowhere just now, or the other one was there first.
+    pub failing: bool,
+    /// It failed too often of late: not tried while there is another.
+    pub breaker_open: bool,
+    /// What 1 MiB is expected to take over it, in milliseconds; null while that was not measured.
+    pub expected_ms: Option<f64>,
+}
+
 /// Which ways there are to a source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Offered {
@@ -124,6 +137,24 @@ impl Ways {
         let any_closed = places.iter().any(|place| !place.open);
         places.retain(|place| !place.open || !any_closed);
         places.into_iter().map(|place| place.way).collect()
+    }
+
+    /// The ways there are, in their order, those that are left out behind them.
+    pub(super) fn explain(&self, peer: PeerId, offered: Offered, now: Instant) -> Vec<WayView> {
+        let states = self.entries.peek(&peer).copied().unwrap_or_default();
+        let order = self.order(peer, offered, now);
+        let left_out = Way::ALL.into_iter().filter(|way| offered.has(*way) && !order.contains(way));
+        let views = order.iter().copied().chain(left_out).map(|way| {
+            let State { measured, breaker } = state(&states, way);
+            let expected = || measured.forecast(&self.assumed, now).micros(USUAL_GROUPS) / 1000.0;
+            WayView {
+                way,
+                failing: breaker.failing(now, &self.breaker),
+                breaker_open: matches!(breaker.stand(now), Stand::Open(_)),
+                expected_ms: measured.is_known().then(expected),
+            }
+        });
+        views.collect()
     }
 
     /// A source needed this long to its first group.
@@ -235,6 +266,9 @@ mod tests {
             assert!(ways.passed(peer, Quic, at));
         }
         assert_eq!(ways.order(peer, BOTH, at), [Overlay]);
+        let explained = ways.explain(peer, BOTH, at);
+        let told = explained.iter().map(|view| (view.way, view.breaker_open, view.expected_ms));
+        assert!(told.eq([(Overlay, false, None), (Quic, true, None)]), "{explained:?}");
         assert_eq!(
             ways.order(peer, Offered { overlay: false, ..BOTH }, at),
             [Quic],

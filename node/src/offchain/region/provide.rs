@@ -13,7 +13,7 @@ use pallet_reputation_runtime_api::Scores;
 use tokio::sync::watch;
 
 use super::Own;
-use crate::offchain::{Slot, chain_view::ChainView};
+use crate::offchain::{Slot, chain_view::ChainView, relay::next_phase};
 
 /// Pause before a busy directory is told again.
 const BUSY_PAUSE: Duration = Duration::from_millis(200);
@@ -166,16 +166,6 @@ impl Provider {
             ),
         }
     }
-}
-
-/// Ends when the phase changes; never where there is none, or no more.
-async fn next_phase(phase: Option<&mut watch::Receiver<Phase>>) {
-    if let Some(phase) = phase
-        && phase.changed().await.is_ok()
-    {
-        return;
-    }
-    std::future::pending().await
 }
 
 #[cfg(test)]
