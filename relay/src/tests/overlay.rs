@@ -1,220 +1,26 @@
-//! An overlay in memory, and shard services that reach each other over it.
+//! Shard services that reach each other over the overlay.
 
-use super::world::{Node, Role, blob, config, honest, impatient};
+use super::{
+    mesh::{Asker, Mesh, Puppet, got},
+    world::{Node, Role, blob, config, honest, impatient, noise},
+};
 use crate::{
-    BlobId, OpenError, Overlay, Source, Substream,
+    Source,
     client::Viewer,
     sync::lock,
     wire::{
-        Asked, Carrier, Code, ExchangeError, Patience, ReadExact, Request, Response, ask,
-        encode_frame, get_blob, read_frame,
+        Carrier, Code, ExchangeError, Patience, Request, Response, ask, get_blob, get_groups,
+        read_frame,
     },
 };
-use futures::{
-    AsyncRead, AsyncWrite, AsyncWriteExt, FutureExt, StreamExt,
-    future::BoxFuture,
-    stream::{self, BoxStream},
-};
-use libp2p::{PeerId, identity::Keypair};
 use std::{
-    collections::HashMap,
     future::pending,
-    io,
     net::UdpSocket,
-    pin::Pin,
-    sync::{Arc, Mutex},
-    task::{Context, Poll, ready},
     time::{Duration, Instant},
-};
-use tokio::{
-    io::{AsyncRead as _, AsyncWrite as _, DuplexStream, ReadBuf},
-    sync::mpsc,
-    task::JoinSet,
 };
 
 const PATIENCE: Patience =
     Patience { header: Duration::from_secs(10), stall: Duration::from_secs(10) };
-
-/// One end of a pipe, as the overlay's streams are.
-pub(crate) struct Pipe(DuplexStream);
-
-/// Both ends of a pipe that holds so many bytes each way.
-pub(crate) fn pipe(buffer: usize) -> (Pipe, Pipe) {
-    let (near, far) = tokio::io::duplex(buffer);
-    (Pipe(near), Pipe(far))
-}
-
-impl AsyncRead for Pipe {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        into: &mut [u8],
-    ) -> Poll<io::Result<usize>> {
-        let mut buffer = ReadBuf::new(into);
-        ready!(Pin::new(&mut self.0).poll_read(cx, &mut buffer))?;
-        Poll::Ready(Ok(buffer.filled().len()))
-    }
-}
-
-impl AsyncWrite for Pipe {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
-    }
-
-    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
-    }
-}
-
-type Doors = HashMap<PeerId, mpsc::Sender<Substream>>;
-
-/// Who can be reached.
-#[derive(Clone, Default)]
-pub(crate) struct Mesh {
-    doors: Arc<Mutex<Doors>>,
-    /// Whether all streams go through a third node.
-    relayed: bool,
-}
-
-impl Mesh {
-    fn through_circuits() -> Self {
-        Self { relayed: true, ..Self::default() }
-    }
-
-    /// The overlay as one node has it.
-    pub(crate) fn of(&self, us: PeerId) -> Member {
-        Member { mesh: self.clone(), us }
-    }
-
-    fn join(&self, peer: PeerId) -> mpsc::Receiver<Substream> {
-        let (door, opened) = mpsc::channel(64);
-        lock(&self.doors).insert(peer, door);
-        opened
-    }
-
-    fn leave(&self, peer: PeerId) {
-        lock(&self.doors).remove(&peer);
-    }
-
-    fn open(&self, from: PeerId, to: PeerId) -> Result<Substream, OpenError> {
-        let (near, far) = pipe(64 * 1024);
-        let door = lock(&self.doors).get(&to).cloned().ok_or(OpenError::Unreachable)?;
-        let opened = door.try_send(Substream::new(from, self.relayed, far));
-        opened.map_err(|_| OpenError::NotOffered)?;
-        Ok(Substream::new(to, self.relayed, near))
-    }
-}
-
-/// A node of the overlay.
-pub(crate) struct Member {
-    mesh: Mesh,
-    us: PeerId,
-}
-
-impl Overlay for Member {
-    fn open(&self, peer: PeerId) -> BoxFuture<'_, Result<Substream, OpenError>> {
-        std::future::ready(self.mesh.open(self.us, peer)).boxed()
-    }
-
-    fn incoming(&self) -> BoxStream<'static, Substream> {
-        let opened = self.mesh.join(self.us);
-        let next = |mut opened: mpsc::Receiver<Substream>| async {
-            opened.recv().await.map(|substream| (substream, opened))
-        };
-        stream::unfold(opened, next).boxed()
-    }
-}
-
-/// Asks a node over the overlay as somebody.
-struct Asker {
-    mesh: Mesh,
-    us: PeerId,
-    node: PeerId,
-}
-
-impl Asker {
-    fn of(mesh: &Mesh, node: &Node) -> Self {
-        Self { mesh: mesh.clone(), us: PeerId::random(), node: node.relay.peer_id() }
-    }
-}
-
-impl Carrier for Asker {
-    async fn send(&self, frame: &[u8]) -> Result<Asked, ExchangeError> {
-        let opened = self.mesh.open(self.us, self.node);
-        let opened = opened.map_err(|_| ExchangeError::Overlay(io::ErrorKind::NotConnected))?;
-        Asked::over(opened, frame).await.map_err(ExchangeError::Overlay)
-    }
-}
-
-/// A source of a test's own making that is reached over the overlay alone.
-struct Puppet {
-    source: Source,
-    _running: JoinSet<()>,
-}
-
-impl Puppet {
-    /// Answers each request with `answer`, which gets the stream after the request was read.
-    fn start<F>(mesh: &Mesh, answer: impl Fn(Request, Raw) -> F + Send + Sync + 'static) -> Self
-    where
-        F: Future<Output = ()> + Send + 'static,
-    {
-        let peer = Keypair::generate_ed25519().public().to_peer_id();
-        let mut opened = mesh.join(peer);
-        let mut running = JoinSet::new();
-        running.spawn(async move {
-            let mut streams = JoinSet::new();
-            while let Some(substream) = opened.recv().await {
-                let mut raw = Raw(substream);
-                let request = read_frame(&mut raw).await.unwrap();
-                streams.spawn(answer(request, raw));
-            }
-        });
-        let source = Source { peer, addrs: vec![], seeder_score: Some(900), load: None };
-        Self { source, _running: running }
-    }
-}
-
-/// A substream without what makes it whole.
-struct Raw(Substream);
-
-impl ReadExact for Raw {
-    async fn read_exact(&mut self, into: &mut [u8]) -> Result<(), crate::wire::ReadFrameError> {
-        use futures::AsyncReadExt;
-        AsyncReadExt::read_exact(&mut self.0.io, into).await.unwrap();
-        Ok(())
-    }
-}
-
-impl Raw {
-    async fn piece(&mut self, bytes: &[u8]) {
-        let len = u32::try_from(bytes.len()).unwrap().to_be_bytes();
-        let _ = self.0.io.write_all(&[&len, bytes].concat()).await;
-    }
-
-    async fn header(&mut self, header: &Response) {
-        self.piece(&encode_frame(header).unwrap()).await;
-    }
-
-    async fn end(&mut self, code: Code) {
-        let _ = self.0.io.write_all(&[0, 0, 0, 0, code.number()]).await;
-        let _ = self.0.io.flush().await;
-    }
-}
-
-fn got(request: &Request) -> Option<(BlobId, Option<(u64, u64)>, crate::wire::Encoding)> {
-    match request {
-        Request::Get { id, range, encoding, .. } => Some((*id, *range, *encoding)),
-        _ => None,
-    }
-}
 
 /// An origin whose shard service has no address and a relay, both on `mesh`; and a viewer of the relay.
 async fn behind_a_nat(mesh: &Mesh) -> (Node, Node, Viewer) {
@@ -233,7 +39,7 @@ fn by_way(counters: &prometheus_endpoint::CounterVec<prometheus_endpoint::U64>) 
 async fn what_a_source_without_an_address_holds_comes_over_the_overlay_byte_for_byte() {
     let mesh = Mesh::default();
     let (origin, relay, viewer) = behind_a_nat(&mesh).await;
-    let bytes = super::world::noise(1_000_000, 1);
+    let bytes = noise(1_000_000, 1);
     let manifest = origin.publish(&bytes).await;
     let mut whole = Vec::new();
     for part in manifest.shards() {
@@ -255,17 +61,17 @@ async fn what_a_source_without_an_address_holds_comes_over_the_overlay_byte_for_
 async fn a_range_and_a_raw_blob_and_the_status_are_answered_as_over_quic() {
     let mesh = Mesh::default();
     let origin = Node::start_on(&mesh, Role::Origin, config()).await;
-    let bytes = super::world::noise(60_000, 2);
+    let bytes = noise(60_000, 2);
     let part = origin.publish(&bytes).await.shards()[0];
     let asker = Asker::of(&mesh, &origin);
     let raw = get_blob(&asker, part.id.into(), false, PATIENCE).await.unwrap();
     assert!(raw.verified(PATIENCE.stall).await.unwrap() == bytes);
     let range = Some((20_000, 20_010));
-    let groups = crate::wire::get_groups(&asker, part.id.into(), range, false, PATIENCE).await;
+    let groups = get_groups(&asker, part.id.into(), range, false, PATIENCE).await;
     assert!(groups.unwrap().all().await.unwrap() == bytes[16_384..32_768]);
     ask(&asker, &Request::Status, PATIENCE).await.unwrap();
     let outside = Some((60_000, 60_001));
-    let error = crate::wire::get_groups(&asker, part.id.into(), outside, false, PATIENCE).await;
+    let error = get_groups(&asker, part.id.into(), outside, false, PATIENCE).await;
     let error = error.err().unwrap();
     assert!(matches!(error, ExchangeError::Refused { code: Code::Range, .. }), "{error}");
     let (absent, _) = blob(10, 9);
@@ -284,7 +90,7 @@ async fn a_direct_way_into_a_black_hole_costs_its_head_start_once_in_a_while() {
     let hole = UdpSocket::bind("127.0.0.1:0").unwrap();
     let source = Source { addrs: vec![hole.local_addr().unwrap()], ..origin.source() };
     relay.directory.add_everywhere(source);
-    let manifest = origin.publish(&super::world::noise(190_000, 3)).await;
+    let manifest = origin.publish(&noise(190_000, 3)).await;
     let viewer = relay.viewer().await;
     let mut took = Vec::new();
     for part in manifest.shards() {
@@ -307,7 +113,7 @@ async fn a_source_with_an_address_that_works_is_asked_there() {
     relay.directory.add_everywhere(origin.source());
     let other = Node::start_on(&mesh, Role::Relay, config()).await;
     other.directory.add_everywhere(origin.source());
-    let part = origin.publish(&super::world::noise(50_000, 4)).await.shards()[0];
+    let part = origin.publish(&noise(50_000, 4)).await.shards()[0];
     other.viewer().await.fetch(part.id.into()).await.unwrap();
     assert_eq!(by_way(&other.metrics.upstream_bytes_total), [50_000, 0]);
     assert_eq!(by_way(&origin.metrics.bytes_served_by_way_total)[1], 0);
@@ -400,7 +206,7 @@ async fn one_that_falls_silent_is_replaced_and_alone_ends_in_a_code() {
 async fn a_source_that_left_the_overlay_is_a_failure_and_one_that_came_back_is_asked_again() {
     let mesh = Mesh::default();
     let (origin, relay, viewer) = behind_a_nat(&mesh).await;
-    let manifest = origin.publish(&super::world::noise(120_000, 7)).await;
+    let manifest = origin.publish(&noise(120_000, 7)).await;
     let door = lock(&mesh.doors).get(&origin.relay.peer_id()).cloned().unwrap();
     mesh.leave(origin.relay.peer_id());
     let id = manifest.shards()[0].id.into();
@@ -462,7 +268,7 @@ async fn what_goes_through_circuits_is_paced_and_the_rest_is_not() {
         settings.server.viewer_burst = Duration::from_millis(1);
         settings.publish.shard_len = 1 << 20;
         let origin = Node::start_on(&mesh, Role::Origin, settings).await;
-        let bytes = super::world::noise(400_000, 8);
+        let bytes = noise(400_000, 8);
         let part = origin.publish(&bytes).await.shards()[0];
         let asker = Asker::of(&mesh, &origin);
         let began = Instant::now();
@@ -477,7 +283,7 @@ async fn what_goes_through_circuits_is_paced_and_the_rest_is_not() {
 async fn a_service_that_goes_down_finishes_and_refuses_what_comes_then() {
     let mesh = Mesh::default();
     let origin = Node::start_on(&mesh, Role::Origin, config()).await;
-    let bytes = super::world::noise(60_000, 9);
+    let bytes = noise(60_000, 9);
     let part = origin.publish(&bytes).await.shards()[0];
     let asker = Asker::of(&mesh, &origin);
     // Not read yet, so it goes on.
@@ -506,7 +312,7 @@ async fn a_service_that_goes_down_finishes_and_refuses_what_comes_then() {
 async fn viewers_of_a_service_without_an_overlay_see_no_difference() {
     let node = Node::start(Role::Origin, config()).await;
     let viewer = Viewer::connect(node.address(), None, impatient()).await.unwrap();
-    let part = node.publish(&super::world::noise(10_000, 10)).await.shards()[0];
+    let part = node.publish(&noise(10_000, 10)).await.shards()[0];
     viewer.fetch(part.id.into()).await.unwrap();
     assert_eq!(by_way(&node.metrics.bytes_served_by_way_total)[1], 0);
 }

@@ -1,6 +1,6 @@
 //! Nodes, viewers and misbehaving upstreams on loopback, with ports that the system chooses.
 
-use super::overlay::Mesh;
+use super::mesh::Mesh;
 use crate::{
     BlobId, Config, Deps, Metrics, Relay, RunError, Source,
     client::{self, Address, Viewer},

@@ -196,6 +196,7 @@ impl Upstream {
                 Ok(Err(reason)) => tracing::debug!("{peer} failed a health check: {reason}"),
                 Err(_) => tracing::debug!("{peer} did not answer a health check in time"),
             }
+            self.reach.failed(peer, way, now);
         }
         let now = Instant::now();
         self.metrics.health_check_failures_total.inc();

@@ -110,7 +110,14 @@ impl Reach {
         let order = lock(&self.ways).order(peer, self.offered(source), Instant::now());
         let first = order.first().copied();
         let head_start = |_: &Way| self.config.head_start;
-        let raced = staggered(order, usize::MAX, head_start, |way| self.by(way, source)).await;
+        let attempt = |way| async move {
+            let reached = self.by(way, source).await;
+            if reached.is_err() {
+                self.failed(peer, way, Instant::now());
+            }
+            reached
+        };
+        let raced = staggered(order, usize::MAX, head_start, attempt).await;
         let reached =
             raced.map_err(|mut errors| errors.pop().unwrap_or(DialError::NoAddress(peer)))?;
         if let Some(slow) = first.filter(|first| *first != reached.link.way())
@@ -122,10 +129,10 @@ impl Reach {
         Ok(reached)
     }
 
-    /// A link to a source by one way.
+    /// A link to a source by one way. What comes of it is the caller's to remember.
     pub(super) async fn by(&self, way: Way, source: &Source) -> Result<Reached, DialError> {
         let peer = source.peer;
-        let reached = match (way, &self.overlay) {
+        match (way, &self.overlay) {
             (Way::Quic, _) => self.pool.connection(source).await.map(|pooled| Reached {
                 link: Link::Quic(pooled.connection),
                 reused: pooled.reused,
@@ -146,11 +153,7 @@ impl Reach {
                 })
             }
             (Way::Overlay, None) => Err(DialError::NoAddress(peer)),
-        };
-        if reached.is_err() {
-            self.failed(peer, way, Instant::now());
         }
-        reached
     }
 
     /// Which ways there are to a source.

@@ -275,7 +275,7 @@ enum Head {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tests::overlay::pipe;
+    use crate::tests::mesh::pipe;
     use libp2p::PeerId;
     use proptest::prelude::*;
 
