@@ -39,9 +39,14 @@ async fn what_one_side_says_the_other_reads_and_both_know_who_it_is() {
     let mut far = taken(&mut streams).await;
     assert_eq!((far.peer, far.relayed), (asks.peer_id(), false));
     assert_eq!(said(&mut far).await, b"which shard");
-    far.write_all(&vec![7; 300_000]).await.unwrap();
-    far.close().await.unwrap();
-    assert_eq!(said(&mut near).await, vec![7; 300_000]);
+    // More than either side takes before it is read.
+    let shard = vec![7; 1_000_000];
+    let saying = async {
+        far.write_all(&shard).await.unwrap();
+        far.close().await.unwrap();
+    };
+    let ((), heard) = futures::join!(saying, said(&mut near));
+    assert!(heard == shard);
     assert_eq!(serves.metric(OPEN), 1.0);
     drop((near, far));
     assert_eq!(serves.metric(OPEN), 0.0);

@@ -9,7 +9,7 @@ use crate::{
     client::Viewer,
     sync::lock,
     wire::{
-        Carrier, Code, ExchangeError, Patience, Request, Response, ask, get_blob, get_groups,
+        Carrier, Code, ExchangeError, Patience, Request, Response, Way, ask, get_blob, get_groups,
         read_frame,
     },
 };
@@ -107,17 +107,19 @@ async fn a_direct_way_into_a_black_hole_costs_its_head_start_once_in_a_while() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_source_with_an_address_that_works_is_asked_there() {
+async fn a_source_with_an_address_that_works_is_asked_there_and_explained_so() {
     let mesh = Mesh::default();
-    let (origin, relay, viewer) = behind_a_nat(&mesh).await;
+    let origin = Node::start_on(&mesh, Role::Origin, config()).await;
+    let relay = Node::start_on(&mesh, Role::Relay, config()).await;
     relay.directory.add_everywhere(origin.source());
-    let other = Node::start_on(&mesh, Role::Relay, config()).await;
-    other.directory.add_everywhere(origin.source());
-    let part = origin.publish(&noise(50_000, 4)).await.shards()[0];
-    other.viewer().await.fetch(part.id.into()).await.unwrap();
-    assert_eq!(by_way(&other.metrics.upstream_bytes_total), [50_000, 0]);
+    let id = origin.publish(&noise(50_000, 4)).await.shards()[0].id.into();
+    relay.viewer().await.fetch(id).await.unwrap();
+    assert_eq!(by_way(&relay.metrics.upstream_bytes_total), [50_000, 0]);
     assert_eq!(by_way(&origin.metrics.bytes_served_by_way_total)[1], 0);
-    drop((relay, viewer));
+    let sources = relay.relay.sources(id).await;
+    let ways: Vec<_> = sources[0].ways.iter().map(|view| view.way).collect();
+    assert_eq!((sources.len(), ways), (1, Way::ALL.to_vec()));
+    assert!(sources[0].ways[0].expected_ms.is_some() && sources[0].ways[1].expected_ms.is_none());
 }
 
 #[tokio::test(flavor = "multi_thread")]
