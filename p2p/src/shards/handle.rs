@@ -4,6 +4,7 @@ use super::{Config, counts::Place};
 use crate::{Closed, Metrics, PeerId};
 use futures::{AsyncRead, AsyncWrite};
 use libp2p::Stream;
+use prometheus_endpoint::{Counter, U64};
 use std::{
     fmt, io,
     pin::Pin,
@@ -128,7 +129,7 @@ pub struct ShardsHandle {
     offer: Offer,
     queue: usize,
     within: Duration,
-    metrics: Metrics,
+    refused: Counter<U64>,
 }
 
 pub(crate) fn channel(config: &Config, commands: usize, metrics: &Metrics) -> (ShardsHandle, Ends) {
@@ -139,7 +140,7 @@ pub(crate) fn channel(config: &Config, commands: usize, metrics: &Metrics) -> (S
         offer: offer.clone(),
         queue: config.queue,
         within: config.open_timeout,
-        metrics: metrics.clone(),
+        refused: metrics.commands_refused.with_label_values(&["shards"]),
     };
     (handle, Ends { commands: receiver, offer })
 }
@@ -153,7 +154,7 @@ impl ShardsHandle {
         let (answer, answered) = oneshot::channel();
         self.commands.try_send(Command::Open { peer, answer }).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => {
-                self.metrics.commands_refused.with_label_values(&["shards"]).inc();
+                self.refused.inc();
                 OpenError::Busy
             }
             mpsc::error::TrySendError::Closed(_) => Closed.into(),

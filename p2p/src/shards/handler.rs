@@ -1,7 +1,7 @@
 //! The streams for shards on one connection.
 
 use super::{Offer, OpenError, Substream, behaviour::Job, counts::Counts, reason};
-use crate::{Metrics, PeerId};
+use crate::PeerId;
 use futures::future::{Ready, ready};
 use libp2p::{
     Stream, StreamProtocol,
@@ -13,6 +13,7 @@ use libp2p::{
         },
     },
 };
+use prometheus_endpoint::{CounterVec, U64};
 use std::{
     collections::VecDeque,
     convert::Infallible,
@@ -29,12 +30,13 @@ pub(super) struct Common {
     pub(super) offer: Offer,
     pub(super) inbound: Counts,
     pub(super) negotiation_timeout: Duration,
-    pub(super) metrics: Metrics,
+    pub(super) opened: CounterVec<U64>,
+    pub(super) failed: CounterVec<U64>,
 }
 
 impl Common {
     pub(super) fn failed(&self, reason: &str) {
-        self.metrics.shard_streams_failed.with_label_values(&[reason]).inc();
+        self.failed.with_label_values(&[reason]).inc();
     }
 }
 
@@ -61,7 +63,7 @@ impl Handler {
         if let Some(Job { answer, place, .. }) = self.opening.pop_front() {
             let substream = Substream::new(self.peer, self.relayed, stream, place);
             if answer.send(Ok(substream)).is_ok() {
-                self.common.metrics.shard_streams.with_label_values(&["outbound"]).inc();
+                self.common.opened.with_label_values(&["outbound"]).inc();
             }
         }
     }
@@ -90,7 +92,7 @@ impl Handler {
         };
         let substream = Substream::new(self.peer, self.relayed, stream, place);
         match taker.try_send(substream) {
-            Ok(()) => self.common.metrics.shard_streams.with_label_values(&["inbound"]).inc(),
+            Ok(()) => self.common.opened.with_label_values(&["inbound"]).inc(),
             Err(TrySendError::Full(_)) => self.common.failed(reason::QUEUE),
             Err(TrySendError::Closed(_)) => self.common.failed(reason::NOT_OFFERED),
         }

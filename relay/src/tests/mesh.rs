@@ -10,7 +10,7 @@ use crate::{
     },
 };
 use futures::{
-    AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, FutureExt, StreamExt,
+    AsyncRead, AsyncWrite, AsyncWriteExt as _, FutureExt, StreamExt,
     future::BoxFuture,
     stream::{self, BoxStream},
 };
