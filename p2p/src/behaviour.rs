@@ -5,6 +5,7 @@ use crate::{
     connections::{self, Door},
     dht, gossip, nat,
     peers::{Codec, dialling},
+    shards,
 };
 use libp2p::{
     identify, mdns, ping,
@@ -26,6 +27,7 @@ pub(crate) struct Behaviour {
     control: gossip::Watched,
     bulk: gossip::Watched,
     pub(crate) services: request_response::Behaviour<Codec>,
+    pub(crate) shards: shards::Behaviour,
     mdns: Toggle<mdns::tokio::Behaviour>,
     pub(crate) autonat: nat::client::Behaviour,
     dial_backs: Toggle<nat::server::Behaviour>,
@@ -38,6 +40,7 @@ impl Behaviour {
         protocols: &Protocols,
         reputation: Arc<dyn Reputation>,
         door: Door,
+        offer: shards::Offer,
         metrics: &Metrics,
     ) -> Result<Self, RunError> {
         let local = identity.peer_id();
@@ -88,6 +91,7 @@ impl Behaviour {
                 request_response::Config::default()
                     .with_request_timeout(config.peers.service_timeout),
             ),
+            shards: shards::Behaviour::new(local, &config.shards, protocols, offer, metrics),
             mdns: mdns.into(),
         })
     }

@@ -2,6 +2,7 @@
 
 use crate::{
     BuildError, Config, Driver, Identity, Metrics, Overlay, Reputation, dht, gossip, nat, peers,
+    shards,
 };
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -31,6 +32,8 @@ pub fn build(config: Config, deps: Deps) -> Result<(Overlay, Driver), BuildError
     let (peers, peers_ends) =
         peers::channel(config.command_queue, deps.identity.peer_id(), metrics);
     let (nat, nat_commands) = nat::channel(config.command_queue, metrics);
-    let driver = Driver::new(config, deps, gossip_ends, dht_commands, peers_ends, nat_commands);
-    Ok((Overlay { gossip, dht, peers, nat }, driver))
+    let (shards, shards_ends) = shards::channel(&config.shards, config.command_queue, metrics);
+    let driver =
+        Driver::new(config, deps, gossip_ends, dht_commands, peers_ends, nat_commands, shards_ends);
+    Ok((Overlay { gossip, dht, peers, nat, shards }, driver))
 }

@@ -1,7 +1,7 @@
 //! Configuration of the overlay. Each domain owns its part.
 
 use crate::{
-    AddressPolicy, BuildError, Multiaddr, bootstrap, connections, dht, gossip, nat, peers,
+    AddressPolicy, BuildError, Multiaddr, bootstrap, connections, dht, gossip, nat, peers, shards,
 };
 use libp2p::multiaddr::Protocol;
 use serde::{Deserialize, Serialize};
@@ -46,6 +46,8 @@ pub struct Config {
     pub dht: dht::Config,
     /// Connections and service records.
     pub peers: peers::Config,
+    /// Streams for the shard service.
+    pub shards: shards::Config,
     /// Who is let in.
     pub admission: connections::Config,
     /// Finding the first peers.
@@ -72,6 +74,7 @@ impl Default for Config {
             gossip: gossip::Config::default(),
             dht: dht::Config::default(),
             peers: peers::Config::default(),
+            shards: shards::Config::default(),
             admission: connections::Config::default(),
             bootstrap: bootstrap::Config::default(),
             nat: nat::Config::default(),
@@ -110,6 +113,7 @@ impl Config {
         self.gossip.validate()?;
         self.dht.validate()?;
         self.peers.validate()?;
+        self.shards.validate()?;
         self.admission.validate()?;
         self.bootstrap.validate()?;
         self.nat.validate()

@@ -11,7 +11,7 @@ use crate::{
     identity::key_of,
     nat::{self, Nat, News},
     peers::{self, Book, Changes, Context, Peers, Saver},
-    transport,
+    shards, transport,
 };
 use futures::StreamExt;
 use libp2p::{
@@ -39,6 +39,7 @@ pub struct Driver {
     dht: mpsc::Receiver<dht::Command>,
     peers: peers::Ends,
     nat: mpsc::Receiver<nat::Command>,
+    shards: shards::Ends,
 }
 
 impl Driver {
@@ -49,15 +50,16 @@ impl Driver {
         dht: mpsc::Receiver<dht::Command>,
         peers: peers::Ends,
         nat: mpsc::Receiver<nat::Command>,
+        shards: shards::Ends,
     ) -> Self {
-        Self { config, deps, gossip, dht, peers, nat }
+        Self { config, deps, gossip, dht, peers, nat, shards }
     }
 
     /// Listens, connects and serves until `shutdown` is cancelled; then closes all connections,
     /// writes the peer book and returns, within `close_timeout`. Must be called within a tokio
     /// runtime. An address that cannot be listened on ends it at once.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), RunError> {
-        let Self { config, deps, gossip, dht, peers, nat } = self;
+        let Self { config, deps, gossip, dht, peers, nat, shards } = self;
         // Dropped last, after what would set the gauges.
         let _down = Down(deps.metrics.clone());
         let tasks = TaskTracker::new();
@@ -68,6 +70,7 @@ impl Driver {
             dht,
             peers: peers.commands,
             nat,
+            shards: shards.commands,
             reputation: Some(deps.reputation_changed.clone()),
         };
         let kept = connections::load(config.dir.clone()).await;
@@ -81,7 +84,8 @@ impl Driver {
         };
         let save_every = config.dht.save_every;
         let kept = open_book(&config, &deps).await;
-        let start = Running::start(config, deps, door, gossip.topics, peers.changes, kept, &tasks);
+        let given = Given { topics: gossip.topics, changes: peers.changes, offer: shards.offer };
+        let start = Running::start(config, deps, door, given, kept, &tasks);
         // On the heap, so that the future stays small.
         let mut overlay = Box::new(start?);
         if let Some((writer, kept)) = directory {
@@ -160,6 +164,7 @@ enum Input {
     Dht(dht::Command),
     Peers(peers::Command),
     Nat(nat::Command),
+    Shards(shards::Command),
     ReputationChanged,
 }
 
@@ -168,6 +173,7 @@ struct Inbox {
     dht: mpsc::Receiver<dht::Command>,
     peers: mpsc::Receiver<peers::Command>,
     nat: mpsc::Receiver<nat::Command>,
+    shards: mpsc::Receiver<shards::Command>,
     /// Gone once its sender is.
     reputation: Option<watch::Receiver<u64>>,
 }
@@ -187,6 +193,7 @@ impl Inbox {
                 Some(command) = self.dht.recv() => return Input::Dht(command),
                 Some(command) = self.peers.recv() => return Input::Peers(command),
                 Some(command) = self.nat.recv() => return Input::Nat(command),
+                Some(command) = self.shards.recv() => return Input::Shards(command),
                 changed = reputation_changed => {
                     if changed {
                         return Input::ReputationChanged;
@@ -196,6 +203,13 @@ impl Inbox {
             }
         }
     }
+}
+
+/// What the handles share with the domains.
+struct Given {
+    topics: Vec<(gossip::Topic, tokio::sync::broadcast::Sender<gossip::Message>)>,
+    changes: watch::Sender<Changes>,
+    offer: shards::Offer,
 }
 
 /// The swarm and the domains.
@@ -216,8 +230,7 @@ impl Running {
         config: Config,
         deps: Deps,
         door: Door,
-        topics: Vec<(gossip::Topic, tokio::sync::broadcast::Sender<gossip::Message>)>,
-        changes: watch::Sender<Changes>,
+        Given { topics, changes, offer }: Given,
         (book, saver): (Book, Option<Saver>),
         tasks: &TaskTracker,
     ) -> Result<Self, RunError> {
@@ -231,6 +244,7 @@ impl Running {
             &protocols,
             reputation.clone(),
             door.clone(),
+            offer,
             &metrics,
         )?;
         let (gossip, validation) = Gossip::new(
@@ -272,6 +286,7 @@ impl Running {
                 peers::Parts {
                     policy,
                     identity: identity.clone(),
+                    public_addrs: config.public_addrs,
                     protocols,
                     reputation: reputation.clone(),
                     metrics,
@@ -314,6 +329,9 @@ impl Running {
                 peers.on_command(command, cx);
             }
             Input::Nat(command) => self.nat.on_command(command, &self.swarm, Instant::now()),
+            Input::Shards(shards::Command::Open { peer, answer }) => {
+                self.swarm.behaviour_mut().shards.open(peer, answer, Instant::now());
+            }
             Input::ReputationChanged => {
                 let behaviours = self.swarm.behaviour_mut().gossip();
                 self.gossip.apply_scores(behaviours, Instant::now());
@@ -443,6 +461,9 @@ impl Running {
                 let (peers, cx) = self.peers();
                 peers.on_services(event, cx);
             }
+            BehaviourEvent::Shards(shards::Event::Locate(peer)) => {
+                self.dht.locate(peer, self.swarm.behaviour_mut().dht(), now);
+            }
             BehaviourEvent::Identify(event) => {
                 if let identify::Event::Received { connection_id, info, .. } = &event {
                     self.nat.on_observed(*connection_id, &info.observed_addr, now);
@@ -486,6 +507,7 @@ impl Running {
         self.swarm.behaviour_mut().dialling.on_tick(now);
         self.door.on_tick(|peer| key_of(peer).and_then(|key| self.reputation.standing(&key)));
         self.gossip.on_tick(self.swarm.behaviour_mut().gossip(), now);
+        self.swarm.behaviour_mut().shards.expire(now);
         let connected = |peer: &PeerId| self.peers.is_connected(peer);
         for opts in self.bootstrap.due(self.peers.connected_count(), connected, now) {
             self.dial(opts);
@@ -523,6 +545,7 @@ impl Running {
         self.check_peers();
         self.dht.advance(self.swarm.behaviour_mut().dht(), Instant::now(), unix_ms());
         while let Some(dht::Output::Located(peer, addrs)) = self.dht.next_output() {
+            self.swarm.behaviour_mut().shards.on_located(peer, addrs.clone());
             let (peers, cx) = self.peers();
             peers.on_located(peer, addrs, cx);
         }
@@ -641,7 +664,8 @@ mod tests {
         let door = Door::new(&config, deps.identity.peer_id(), vec![], keep, deps.metrics.clone());
         let book = Book::new(&config.peers.book, config.address_policy);
         let kept = (book, None);
-        Running::start(config, deps, door, Vec::new(), changes, kept, &TaskTracker::new()).unwrap()
+        let given = Given { topics: Vec::new(), changes, offer: shards::Offer::default() };
+        Running::start(config, deps, door, given, kept, &TaskTracker::new()).unwrap()
     }
 
     fn addr(text: &str) -> Multiaddr {

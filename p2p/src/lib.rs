@@ -13,12 +13,15 @@
 //!   [`connections`], before the handshake as far as the address tells.
 //! - **nat** ([`NatHandle`]): where this node can be reached, found out by dial-backs, STUN, the
 //!   router and what peers see; see [`nat`].
+//! - **shards** ([`ShardsHandle`]): streams for the shard service, for nodes whose own port for it is
+//!   not reached.
 //!
 //! ```text
 //!   caller ── GossipHandle ──┐ bounded                     ┌── gossip::Gossip
 //!   caller ── DhtHandle ─────┼ channels ── Driver ── swarm ┼── dht::Dht
 //!   caller ── PeersHandle ───┤ (one task)                  ├── peers::Peers
-//!   caller ── NatHandle ─────┘                             ├── nat::Nat
+//!   caller ── NatHandle ─────┤                             ├── nat::Nat
+//!   caller ── ShardsHandle ──┘                             ├── shards::Behaviour
 //!                                                          └── bootstrap::Bootstrap
 //! ```
 //!
@@ -59,6 +62,7 @@ mod overlay;
 pub mod peers;
 mod protocols;
 mod reputation;
+pub mod shards;
 pub mod testnet;
 mod transport;
 
@@ -77,3 +81,4 @@ pub use overlay::Overlay;
 pub use peers::PeersHandle;
 pub use protocols::Protocols;
 pub use reputation::{GRAYLIST_BELOW, Reputation, Standing};
+pub use shards::ShardsHandle;

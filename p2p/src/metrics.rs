@@ -3,7 +3,7 @@
 //! The names under `nsn_p2p_` and `nsn_p2p_kademlia_` that dashboards know are fixed; labels are
 //! added only where one number would hide a reason.
 
-use crate::{connections::Refused, dht, gossip::GossipMetrics, nat::NatMetrics, peers};
+use crate::{connections::Refused, dht, gossip::GossipMetrics, nat::NatMetrics, peers, shards};
 use prometheus_endpoint::{
     Counter, CounterVec, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, Opts,
     PrometheusError, Registry, U64, exponential_buckets, prometheus::core::Collector, register,
@@ -52,6 +52,10 @@ pub struct Metrics {
     pub(crate) kept_clamped: Counter<U64>,
 
     pub(crate) service_records_refused: CounterVec<U64>,
+
+    pub(crate) shard_streams: CounterVec<U64>,
+    pub(crate) shard_streams_failed: CounterVec<U64>,
+    pub(crate) shard_streams_open: GaugeVec<U64>,
 
     pub(crate) connections_open: GaugeVec<U64>,
     pub(crate) connections_pending: GaugeVec<U64>,
@@ -185,6 +189,21 @@ impl Metrics {
                 "Service records that did not verify, by reason",
                 &["reason"],
             )?,
+            shard_streams: m.counters(
+                "shard_streams_total",
+                "Streams for shards, by who opened them",
+                &["direction"],
+            )?,
+            shard_streams_failed: m.counters(
+                "shard_streams_failed_total",
+                "Streams for shards that were not opened or not taken, by reason",
+                &["reason"],
+            )?,
+            shard_streams_open: m.gauges(
+                "shard_streams_open",
+                "Streams for shards that are open, by who opened them",
+                &["direction"],
+            )?,
             connections_open: m.gauges(
                 "connections_open",
                 "Established connections, by who opened them",
@@ -256,6 +275,13 @@ impl Metrics {
         }
         for outcome in dht::REFRESHES {
             this.kad_refreshes.with_label_values(&[outcome]).inc_by(0);
+        }
+        for reason in shards::reason::ALL {
+            this.shard_streams_failed.with_label_values(&[reason]).inc_by(0);
+        }
+        for direction in ["inbound", "outbound"] {
+            this.shard_streams.with_label_values(&[direction]).inc_by(0);
+            this.shard_streams_open.with_label_values(&[direction]);
         }
         for reason in dht::DISPLACED {
             this.kad_records_displaced.with_label_values(&[reason]).inc_by(0);

@@ -1,6 +1,6 @@
 //! The handles, one for each domain.
 
-use crate::{DhtHandle, GossipHandle, NatHandle, PeersHandle};
+use crate::{DhtHandle, GossipHandle, NatHandle, PeersHandle, ShardsHandle};
 
 /// A running overlay, as its callers see it. Cheap to clone.
 #[derive(Clone)]
@@ -13,4 +13,6 @@ pub struct Overlay {
     pub peers: PeersHandle,
     /// Looks at how this node can be reached.
     pub nat: NatHandle,
+    /// Opens and takes streams for the shard service.
+    pub shards: ShardsHandle,
 }

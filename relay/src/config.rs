@@ -53,6 +53,9 @@ impl Config {
                 (100..=10_000).contains(&self.server.known_weight),
                 "must be from 100 (as much as an unknown viewer) to 10000",
             ),
+            positive("server.overlay.max", self.server.overlay.max),
+            positive("server.overlay.per_peer", self.server.overlay.per_peer),
+            positive("server.overlay.remembered", self.server.overlay.remembered),
             percent("server.shed_prefetch_above", self.server.shed_prefetch_above),
             percent("server.shed_viewers_above", self.server.shed_viewers_above),
             (
@@ -91,6 +94,13 @@ impl Config {
             positive("upstream.max_connections", self.upstream.max_connections),
             positive("upstream.parallel", self.upstream.parallel),
             positive("upstream.assumed_rate", self.upstream.assumed_rate),
+            positive("upstream.overlay.book", self.upstream.overlay.book),
+            (
+                "upstream.overlay.open_timeout",
+                u64::try_from(self.upstream.overlay.open_timeout.as_millis()).unwrap_or(u64::MAX),
+                !self.upstream.overlay.open_timeout.is_zero(),
+                "must be above zero",
+            ),
             positive("upstream.breaker.failures", self.upstream.breaker.failures),
             positive("upstream.health.sources", self.upstream.health.sources),
             most("upstream.super_nodes", self.upstream.super_nodes.len(), 64, "must be 64 at most"),

@@ -15,6 +15,7 @@ use crate::{
     handle::{Phase, Publish},
     lookup::{Lookup, RelaySide},
     metrics::Metrics,
+    overlay::Overlay,
     server::{self, Server},
     standing::{Others, Standing},
     store::{Disk, FolderLock, Origin},
@@ -36,6 +37,7 @@ pub struct Driver {
     pub(crate) directory: Arc<dyn Directory>,
     pub(crate) standing: Arc<dyn Standing>,
     pub(crate) others: Others,
+    pub(crate) overlay: Option<Arc<dyn Overlay>>,
     /// Where the handle finds what asks other nodes.
     pub(crate) upstream: Arc<OnceLock<Arc<Upstream>>>,
     /// The handle asks to drain.
@@ -161,7 +163,8 @@ impl Driver {
         let us = self.identity.public().to_peer_id();
         let directory = Arc::clone(&self.directory);
         let (others, metrics) = (self.others.clone(), self.metrics.clone());
-        let upstream = Upstream::new(us, directory, others, pool, config.clone(), metrics);
+        let ways = (pool, self.overlay.clone());
+        let upstream = Upstream::new(us, directory, others, ways, config.clone(), metrics);
         Ok(Arc::clone(self.upstream.get_or_init(|| Arc::new(upstream))))
     }
 
@@ -236,6 +239,7 @@ impl Driver {
             lookup,
             standing: self.standing,
             others: self.others,
+            overlay: self.overlay,
             metrics: self.metrics,
             withhold: self.withhold,
         };

@@ -95,6 +95,10 @@ pub enum Refusal {
     ConnectionRate,
     /// The connection did not come to be in time, or not as the protocol wants it.
     Handshake,
+    /// As many substreams of the overlay as allowed are open.
+    Substreams,
+    /// As many substreams of the overlay as allowed to one node are open.
+    PeerSubstreams,
     /// The viewer stopped reading.
     SlowReader,
     /// What lies on disk turned out to be damaged while it was sent, and nobody else had it.
@@ -118,6 +122,7 @@ impl Refusal {
             Self::TooManyIds => Code::TooLarge,
             Self::Range => Code::Range,
             Self::Requests
+            | Self::Substreams
             | Self::Fills
             | Self::Memory
             | Self::UpstreamBusy
@@ -126,6 +131,7 @@ impl Refusal {
             Self::Connections
             | Self::SourceConnections
             | Self::ConnectionRate
+            | Self::PeerSubstreams
             | Self::SlowReader => Code::Limited,
             Self::UpstreamFailed => Code::UpstreamFailed,
             Self::Damaged | Self::UpstreamCorrupt => Code::Corrupt,
@@ -152,6 +158,8 @@ impl Refusal {
             Self::SourceConnections => "connections_per_source",
             Self::ConnectionRate => "connection_rate",
             Self::Handshake => "handshake",
+            Self::Substreams => "substreams",
+            Self::PeerSubstreams => "substreams_per_peer",
             Self::SlowReader => "slow_reader",
             Self::Damaged => "damaged",
             Self::UpstreamFailed => "upstream_failed",

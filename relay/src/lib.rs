@@ -5,8 +5,8 @@
 //!
 //! ```text
 //!  viewer                                                         other nodes
-//!    │ QUIC, nsn-shard/1                                                ▲
-//!    ▼                                                                  │ QUIC, nsn-shard/1
+//!    │ QUIC, or the overlay                                             ▲
+//!    ▼                                                                  │ QUIC, or the overlay
 //!  server     accept ─ limits ─ handshake ─ read the request ─ shed     │
 //!    │                                                                  │
 //!    ▼                                                                  │
@@ -24,7 +24,8 @@
 //!
 //! 1. **Accept** ([`server`]): a connection is refused before its handshake when there are too many
 //!    or they come too fast, and proves its address first when many come at once. TLS proves the
-//!    peer's identity.
+//!    peer's identity. Nodes that cannot reach this one's port come over the [`overlay`], and are
+//!    limited by who they are.
 //! 2. **Request** ([`wire`]): one stream, one frame, bounded in bytes and in time. When there is too
 //!    much to do, prefetches are refused first, then viewers that come anew.
 //! 3. **Lookup**: what is on disk is verified as it is read, 16 KiB by 16 KiB; what is damaged is put
@@ -49,7 +50,7 @@
 //!
 //! [`build`] makes a handle and a [`Driver`] and touches nothing. The driver runs: the server, one
 //! task for each connection (`server.max_connections`) and each request (`server.max_requests`), and
-//! one that gives turns where the rate is limited; the fills (`fill.parallel`); the health checks of
+//! two that give turns where the rate is limited; the fills (`fill.parallel`); the health checks of
 //! sources; the announcer; the publisher (`publish.publishes`); what the cache does by
 //! itself. All are joined when it ends.
 
@@ -67,6 +68,7 @@ mod limits;
 pub mod load;
 mod lookup;
 mod metrics;
+pub mod overlay;
 mod pace;
 pub mod server;
 mod standing;
@@ -84,6 +86,7 @@ pub use driver::Driver;
 pub use error::{BuildError, Refusal, RunError};
 pub use handle::{NotReady, Phase, Relay, RelayStatus, Status};
 pub use metrics::Metrics;
+pub use overlay::{OpenError, Overlay, Substream};
 pub use standing::{Standing, Unknown};
 pub use transport::{Cipher, Congestion, Quic, TlsError};
 pub use upstream::{Class, Directory, DirectoryError, Record, Source, TellError};
@@ -104,6 +107,8 @@ pub struct Deps {
     pub directory: Arc<dyn Directory>,
     /// Who answers for its viewers.
     pub standing: Arc<dyn Standing>,
+    /// The way to and from nodes whose shard service has no address; `None` where there is no overlay.
+    pub overlay: Option<Arc<dyn Overlay>>,
     /// What it counts. Registered once by the caller, so that a service that is built again goes on
     /// counting.
     pub metrics: Metrics,
@@ -123,7 +128,8 @@ pub struct Deps {
 /// When a setting is out of bounds or no folder is given.
 pub fn build(config: Config, deps: Deps) -> Result<(Relay, Driver), BuildError> {
     config.validate()?;
-    let Deps { identity, directory, standing, metrics, origin_dir, cache_dir, withhold } = deps;
+    let Deps { identity, directory, standing, overlay, metrics, origin_dir, cache_dir, withhold } =
+        deps;
     if origin_dir.is_none() && cache_dir.is_none() {
         return Err(BuildError::NoRole);
     }
@@ -167,6 +173,7 @@ pub fn build(config: Config, deps: Deps) -> Result<(Relay, Driver), BuildError> 
         directory,
         standing,
         others,
+        overlay,
         upstream,
         drain,
         metrics,

@@ -3,6 +3,7 @@
 //! Register once for each registry and clone: a service that is built again after a fault goes on
 //! counting where it was.
 
+use crate::wire::Way;
 use prometheus_endpoint::{
     Counter, CounterVec, F64, Gauge, Histogram, HistogramOpts, Opts, PrometheusError, Registry,
     U64, exponential_buckets, register,
@@ -32,6 +33,12 @@ pub struct Metrics {
     pub health_check_failures_total: Counter<U64>,
     /// Single attempts at a source that failed, by `reason`.
     pub upstream_failures_total: CounterVec<U64>,
+    /// Sources that delivered what was asked of them, by `way`: `quic` or `overlay`.
+    pub upstream_deliveries_total: CounterVec<U64>,
+    /// Verified bytes that came from sources, by `way`.
+    pub upstream_bytes_total: CounterVec<U64>,
+    /// Ways to a source that led nowhere, or were passed by the other one, by `way`.
+    pub upstream_way_failures_total: CounterVec<U64>,
     /// Fills that stopped because every viewer had left.
     pub fills_abandoned_total: Counter<U64>,
     /// Blobs evicted to make room.
@@ -63,6 +70,10 @@ pub struct Metrics {
     pub cache_write_failures_total: Counter<U64>,
     /// Bytes of bodies that viewers have acknowledged.
     pub bytes_served_total: Counter<U64>,
+    /// The same, by `way`: `quic`, or `overlay` for substreams of the overlay's connections.
+    pub bytes_served_by_way_total: CounterVec<U64>,
+    /// Requests over substreams of the overlay that go on.
+    pub substreams: Gauge<U64>,
     /// Connections now.
     pub viewer_connections: Gauge<U64>,
     /// Bytes in the cache.
@@ -149,6 +160,21 @@ impl Metrics {
                 "Attempts at a source that failed",
                 "reason",
             )?,
+            upstream_deliveries_total: make.counters(
+                "upstream_deliveries_total",
+                "Sources that delivered what was asked of them",
+                "way",
+            )?,
+            upstream_bytes_total: make.counters(
+                "upstream_bytes_total",
+                "Verified bytes that came from sources",
+                "way",
+            )?,
+            upstream_way_failures_total: make.counters(
+                "upstream_way_failures_total",
+                "Ways to a source that led nowhere or were passed by the other one",
+                "way",
+            )?,
             fills_abandoned_total: make
                 .counter("fills_abandoned_total", "Fills stopped because every viewer had left")?,
             cache_evictions_total: make
@@ -183,6 +209,12 @@ impl Metrics {
                 .counter("cache_write_failures_total", "Blobs that could not be cached")?,
             bytes_served_total: make
                 .counter("bytes_served_total", "Bytes of bodies acknowledged by viewers")?,
+            bytes_served_by_way_total: make.counters(
+                "bytes_served_by_way_total",
+                "Bytes of bodies acknowledged by viewers, by how they went",
+                "way",
+            )?,
+            substreams: make.gauge("substreams", "Requests over the overlay that go on")?,
             viewer_connections: make.gauge("viewer_connections", "Connections now")?,
             cache_size_bytes: make.gauge("cache_size_bytes", "Bytes in the cache")?,
             cache_utilization_percent: make
@@ -245,6 +277,16 @@ impl Metrics {
                 "operation",
             )?,
         };
+        for way in Way::ALL {
+            for counters in [
+                &metrics.bytes_served_by_way_total,
+                &metrics.upstream_deliveries_total,
+                &metrics.upstream_bytes_total,
+                &metrics.upstream_way_failures_total,
+            ] {
+                counters.with_label_values(&[way.label()]);
+            }
+        }
         // Who alerts on these wants to see that they are zero.
         for place in ["origin", "cache"] {
             metrics.disk_write_failures_total.with_label_values(&[place]);

@@ -49,7 +49,8 @@ pub struct Provider {
     pub peer: PeerId,
     /// Seeder component of their reputation at the best block, if an account answers for them.
     pub seeder_score: Option<u16>,
-    /// Where they serve shards, by their signed record; empty when none could be had.
+    /// Where they serve shards, by their signed record; empty when none could be had, and when they
+    /// serve them over the overlay alone.
     pub shard_addrs: Vec<Multiaddr>,
     /// How busy they say they are, 0 idle to 255 full; `None` without a record.
     pub load: Option<u8>,
@@ -261,9 +262,11 @@ async fn first_and_others<T>(found: impl Stream<Item = T>) -> Vec<T> {
     all
 }
 
+/// A provider that answers, whether or not its shard service has an address: the overlay, over which it
+/// was asked for its record, reaches it.
 fn source(provider: Provider) -> Option<Source> {
     let addrs: Vec<SocketAddr> = provider.shard_addrs.iter().filter_map(socket_addr).collect();
-    (!addrs.is_empty()).then_some(Source {
+    provider.load.is_some().then_some(Source {
         peer: provider.peer,
         addrs,
         seeder_score: provider.seeder_score,
@@ -323,14 +326,16 @@ mod tests {
     }
 
     #[test]
-    fn a_provider_without_a_usable_address_is_no_source() {
+    fn a_provider_that_answers_is_a_source_by_its_peer_id_and_one_that_does_not_is_none() {
         let provider = Provider {
             peer: PeerId::random(),
             seeder_score: None,
             shard_addrs: vec!["/ip4/1.2.3.4/tcp/1".parse().unwrap()],
-            load: None,
+            load: Some(3),
         };
-        assert_eq!(source(provider), None);
+        let found = source(provider.clone()).unwrap();
+        assert_eq!((found.peer, found.addrs, found.load), (provider.peer, vec![], Some(3)));
+        assert_eq!(source(Provider { load: None, ..provider }), None);
     }
 
     #[test]

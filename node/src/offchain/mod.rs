@@ -29,6 +29,7 @@ pub mod region;
 mod relay;
 mod reporter;
 mod runtime;
+mod substreams;
 mod supervisor;
 mod wiring;
 
@@ -54,6 +55,7 @@ use chain_view::{ChainView, ClientChain};
 use directory::Directory;
 use inbox::Inbox;
 use publish::Publisher;
+use substreams::Substreams;
 use supervisor::{BoxError, Running};
 
 pub use supervisor::Slot;
@@ -283,6 +285,7 @@ pub fn start(params: Params<'_>) -> Result<Offchain, StartError> {
             origin_dir: settings.super_node.then(|| base_path.join("shards")),
             cache_dir: settings.relay.then(|| base_path.join("relay")),
             directory: directory.clone(),
+            substreams: (!settings.no_overlay).then(|| Substreams::new(overlay.clone())),
             metrics: metrics.relay.clone(),
             slot: relay.clone(),
             withhold,

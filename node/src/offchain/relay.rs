@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Slot,
     directory::Directory,
+    substreams::Substreams,
     supervisor::{Policy, supervise},
     with_fault,
 };
@@ -22,6 +23,8 @@ pub(super) struct Service {
     pub(super) origin_dir: Option<PathBuf>,
     pub(super) cache_dir: Option<PathBuf>,
     pub(super) directory: Directory,
+    /// `None` where there is no overlay.
+    pub(super) substreams: Option<Substreams>,
     pub(super) metrics: nsn_relay::Metrics,
     pub(super) slot: Slot<Relay>,
     pub(super) withhold: bool,
@@ -34,8 +37,17 @@ impl Service {
         mut fault: Option<config::Fault>,
         shutdown: CancellationToken,
     ) {
-        let Self { config, secret, origin_dir, cache_dir, directory, metrics, slot, withhold } =
-            self;
+        let Self {
+            config,
+            secret,
+            origin_dir,
+            cache_dir,
+            directory,
+            substreams,
+            metrics,
+            slot,
+            withhold,
+        } = self;
         supervise("relay", policy, slot, shutdown, move |token| {
             let (relay, driver) = nsn_relay::build(
                 config.clone(),
@@ -43,6 +55,9 @@ impl Service {
                     identity: Keypair::ed25519_from_bytes(secret)?,
                     directory: Arc::new(directory.clone()),
                     standing: Arc::new(directory.clone()),
+                    overlay: substreams
+                        .clone()
+                        .map(|over| Arc::new(over) as Arc<dyn nsn_relay::Overlay>),
                     origin_dir: origin_dir.clone(),
                     cache_dir: cache_dir.clone(),
                     metrics: metrics.clone(),

@@ -62,6 +62,9 @@ pub struct Config {
     pub cache_nothing: Duration,
     /// Most providers one lookup gathers. Default 64.
     pub max_providers: usize,
+    /// Providers of which is remembered where others said that they are, the least recently named
+    /// leaving first. Default 1,024. Worst case: 1,024 * 8 addresses of 320 bytes = 3 MB.
+    pub whereabouts: usize,
     /// How long a provider record lives. Default 24 h.
     #[serde(with = "humantime_serde")]
     pub record_ttl: Duration,
@@ -124,6 +127,7 @@ impl Default for Config {
             cache_found: Duration::from_secs(60),
             cache_nothing: Duration::from_secs(5),
             max_providers: 64,
+            whereabouts: 1024,
             record_ttl: Duration::from_secs(24 * HOUR),
             renew_after: Duration::from_secs(12 * HOUR),
             max_kept: 100_000,
@@ -153,6 +157,7 @@ impl Config {
             ("dht.max_queries", self.max_queries),
             ("dht.max_waiting", self.max_waiting),
             ("dht.max_providers", self.max_providers),
+            ("dht.whereabouts", self.whereabouts),
             ("dht.max_kept", self.max_kept),
             ("dht.max_cached", self.max_cached),
         ] {

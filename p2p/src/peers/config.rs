@@ -32,6 +32,10 @@ pub struct Config {
     /// and addresses change more often than a record expires. Zero asks every time. Default 60 s.
     #[serde(with = "humantime_serde")]
     pub service_max_age: Duration,
+    /// The same for a record that names no shard address: its peer may just not know yet where it is
+    /// reached, and is reached over the overlay until then. At most `service_max_age`. Default 10 s.
+    #[serde(with = "humantime_serde")]
+    pub service_max_age_without_address: Duration,
     /// Service records of others that are kept until they expire, the least recently used leaving
     /// first. Default 10,000. Worst case: 10,000 * 4 KiB = 40 MB; a usual record takes 500 bytes.
     pub service_cache: usize,
@@ -60,6 +64,7 @@ impl Default for Config {
             service_lifetime: Duration::from_secs(600),
             service_timeout: Duration::from_secs(10),
             service_max_age: Duration::from_secs(60),
+            service_max_age_without_address: Duration::from_secs(10),
             service_cache: 10_000,
             max_service_lookups: 256,
             max_service_waiting: 1024,

@@ -52,6 +52,7 @@ pub(crate) struct Lookups<W> {
     max_waiting: usize,
     timeout: Duration,
     max_age: Duration,
+    max_age_without_address: Duration,
     /// Records that are not used any more stay until they are pushed out: their sequence number
     /// still counts.
     known: LruCache<OverlayKey, Known>,
@@ -67,6 +68,9 @@ impl<W> Lookups<W> {
             max_waiting: config.max_service_waiting,
             timeout: config.service_timeout,
             max_age: config.service_max_age,
+            max_age_without_address: config
+                .service_max_age_without_address
+                .min(config.service_max_age),
             known: LruCache::sparse(capacity),
             asked: HashMap::new(),
             waiting: 0,
@@ -121,10 +125,13 @@ impl<W> Lookups<W> {
 
     /// A verified record has come: keeps it and gives back who waited for it.
     ///
-    /// One without shard addresses answers nobody who asks later: its peer may just not know yet
-    /// where it is reached.
+    /// One without shard addresses does not answer for long: its peer may just not know yet where it is
+    /// reached.
     pub(crate) fn learned(&mut self, peer: &PeerId, record: ServiceRecord, now: Instant) -> Vec<W> {
-        let age = if record.shard_addrs.is_empty() { Duration::ZERO } else { self.max_age };
+        let age = match record.shard_addrs.is_empty() {
+            true => self.max_age_without_address,
+            false => self.max_age,
+        };
         self.known.push(record.key, Known { record, usable_until: now + age });
         self.failed(peer)
     }
@@ -229,8 +236,13 @@ mod tests {
         assert_eq!(lookups.ask(peer(1), &key(1), 3, now + age, NOW), known(3));
 
         let nowhere = ServiceRecord { shard_addrs: vec![], sequence: 7, ..record(1) };
-        lookups.learned(&peer(1), nowhere, now + age);
-        assert_eq!(lookups.ask(peer(1), &key(1), 4, now + age, NOW), Ask::Start);
+        let then = now + age;
+        lookups.learned(&peer(1), nowhere.clone(), then);
+        let short = Config::default().service_max_age_without_address;
+        assert!(short < age);
+        let known = Ask::Known(5, Box::new(nowhere));
+        assert_eq!(lookups.ask(peer(1), &key(1), 5, then, NOW), known);
+        assert_eq!(lookups.ask(peer(1), &key(1), 4, then + short, NOW), Ask::Start);
         assert_eq!(lookups.seen(&key(1)), Some(7), "what was told before is not believed again");
     }
 

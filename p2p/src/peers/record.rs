@@ -58,7 +58,7 @@ pub struct LocalServices {
     /// Where it is.
     pub region: Option<Region>,
     /// UDP addresses the shard service is bound to. An unspecified IP stands for every IP the
-    /// overlay itself is reached at.
+    /// overlay itself listens on, and for those that its operator says it is reached at.
     pub shard_listen: Vec<SocketAddr>,
     /// SHA-256 hashes of the certificates browsers are to trust, the current one first.
     pub certificate_hashes: Vec<[u8; 32]>,
@@ -79,7 +79,8 @@ pub struct ServiceRecord {
     pub roles: Roles,
     /// Where it says it is.
     pub region: Option<Region>,
-    /// Addresses of its shard service, `/ip4/.../udp/.../quic-v1`.
+    /// Addresses of its shard service, `/ip4/.../udp/.../quic-v1`; none where it is reached over the
+    /// overlay alone.
     pub shard_addrs: Vec<Multiaddr>,
     /// SHA-256 hashes of the certificates browsers are to trust.
     pub certificate_hashes: Vec<[u8; 32]>,
@@ -272,14 +273,16 @@ fn domain(protocols: &Protocols) -> String {
 }
 
 /// The addresses to put into this node's record: those it is bound to, an unspecified IP standing
-/// for each IP of `overlay` (addresses the overlay listens on or is known by) of the same family.
-/// Only what the policy allows, each once, at most [`MAX_ADDRESSES`].
+/// for each IP of `hosts` (addresses of this machine, or of a router that forwards every port that
+/// counts) of the same family. Circuits are through another machine. Only what the policy allows, each
+/// once, at most [`MAX_ADDRESSES`]; behind a NAT that is nothing.
 pub(crate) fn shard_addresses(
     listen: &[SocketAddr],
-    overlay: &[Multiaddr],
+    hosts: &[Multiaddr],
     policy: AddressPolicy,
 ) -> Vec<Multiaddr> {
-    let mut ips: Vec<IpAddr> = overlay.iter().filter_map(ip_of).collect();
+    let direct = |addr: &&Multiaddr| !addr.iter().any(|part| part == Protocol::P2pCircuit);
+    let mut ips: Vec<IpAddr> = hosts.iter().filter(direct).filter_map(ip_of).collect();
     ips.retain(|ip| policy.allows_ip(*ip));
     // What others can use comes first, should there be more than fit.
     ips.sort_by_key(|ip| !AddressPolicy::Global.allows_ip(*ip));
@@ -420,6 +423,8 @@ mod tests {
             "/ip4/8.8.8.8/tcp/9000",
             "/ip6/::1/tcp/9000",
             "/memory/5",
+            // Through another machine.
+            "/ip4/9.9.9.9/tcp/9000/p2p-circuit",
         ]
         .iter()
         .map(|a| a.parse().unwrap())
@@ -438,6 +443,9 @@ mod tests {
         assert_eq!(text("127.0.0.1:7", AddressPolicy::Any), ["/ip4/127.0.0.1/udp/7/quic-v1"]);
         assert!(text("127.0.0.1:7", AddressPolicy::Global).is_empty());
         assert_eq!(text("[::]:7", AddressPolicy::Any), ["/ip6/::1/udp/7/quic-v1"]);
+        let home: Multiaddr = "/ip4/192.168.1.7/tcp/9000".parse().unwrap();
+        let listen = ["0.0.0.0:9003".parse().unwrap()];
+        assert!(shard_addresses(&listen, &[home], AddressPolicy::Global).is_empty(), "a NAT");
     }
 
     proptest! {

@@ -33,13 +33,13 @@ impl Local {
     /// or where has changed, or half of its life is over.
     pub(crate) fn current(
         &mut self,
-        overlay: &[Multiaddr],
+        hosts: &[Multiaddr],
         identity: &Identity,
         protocols: &Protocols,
         now_ms: u64,
     ) -> Result<Option<&(ServiceRecord, Vec<u8>)>, SigningError> {
         let Some(offered) = &self.offered else { return Ok(None) };
-        let shard_addrs = record::shard_addresses(&offered.shard_listen, overlay, self.policy);
+        let shard_addrs = record::shard_addresses(&offered.shard_listen, hosts, self.policy);
         let stale = self.signed.as_ref().is_none_or(|(signed, _)| {
             let half = signed.validity.issued_ms.saturating_add(self.lifetime_ms / 2);
             // A clock that was set back makes a record from the future.

@@ -48,6 +48,8 @@ pub(crate) struct Context<'a> {
 pub(crate) struct Parts {
     pub(crate) policy: AddressPolicy,
     pub(crate) identity: Identity,
+    /// Where this node is reached, by its operator's word.
+    pub(crate) public_addrs: Vec<Multiaddr>,
     pub(crate) protocols: Protocols,
     pub(crate) reputation: Arc<dyn Reputation>,
     pub(crate) metrics: Metrics,
@@ -61,6 +63,7 @@ pub(crate) struct Peers {
     config: Config,
     policy: AddressPolicy,
     identity: Identity,
+    public_addrs: Vec<Multiaddr>,
     protocols: Protocols,
     reputation: Arc<dyn Reputation>,
     metrics: Metrics,
@@ -80,12 +83,23 @@ pub(crate) struct Peers {
 
 impl Peers {
     pub(crate) fn new(config: &Config, parts: Parts) -> Self {
-        let Parts { policy, identity, protocols, reputation, metrics, door, book, saver } = parts;
+        let Parts {
+            policy,
+            identity,
+            public_addrs,
+            protocols,
+            reputation,
+            metrics,
+            door,
+            book,
+            saver,
+        } = parts;
         metrics.book_peers.set(gauge(book.len()));
         Self {
             config: config.clone(),
             policy,
             identity,
+            public_addrs,
             protocols,
             reputation,
             metrics,
@@ -444,9 +458,11 @@ impl Peers {
     }
 
     fn own_record(&mut self, cx: &mut Context<'_>) -> Option<(ServiceRecord, Vec<u8>)> {
-        // Those that are listened on and may be dialled are among them, until they work no longer.
-        let overlay: Vec<Multiaddr> = cx.swarm.external_addresses().cloned().collect();
-        match self.local.current(&overlay, &self.identity, &self.protocols, cx.now_ms) {
+        // That the overlay's own port is reached at an address (mapped, punched, through a circuit) says
+        // nothing of the shard service's. The operator's word does, and so does listening there.
+        let hosts: Vec<Multiaddr> =
+            self.public_addrs.iter().chain(cx.swarm.listeners()).cloned().collect();
+        match self.local.current(&hosts, &self.identity, &self.protocols, cx.now_ms) {
             Ok(record) => record.cloned(),
             Err(error) => {
                 tracing::warn!(%error, "the service record cannot be signed");

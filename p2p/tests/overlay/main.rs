@@ -30,6 +30,7 @@ mod reachable;
 mod records;
 mod refusals;
 mod routing;
+mod shards;
 mod simulated;
 mod stranger;
 mod swarm;

@@ -216,3 +216,15 @@ async fn who_is_graylisted_loses_its_records() {
     assert!(!names(&answer, &teller.peer_id.to_bytes()));
     node.stop().await.unwrap().unwrap();
 }
+
+#[tokio::test]
+async fn a_provider_that_tells_no_address_is_named_all_the_same() {
+    let node = start(&Arc::default(), |_| {});
+    let address = node.address().await.unwrap();
+    let mut hidden = Teller::connect(2, address.clone()).await;
+    let own = hidden.peer_id;
+    hidden.tell(&[record(&key(1), own, &[])], &key(9)).await;
+    let answer = Teller::connect(3, address).await.tell(&[], &key(1)).await;
+    assert!(names(&answer, &own.to_bytes()));
+    node.stop().await.unwrap().unwrap();
+}

@@ -100,6 +100,7 @@ impl Node {
             identity: Keypair::generate_ed25519(),
             directory: Arc::new(Everywhere(sources)),
             standing: Arc::new(Unknown),
+            overlay: None,
             metrics: metrics.clone(),
             origin_dir: origin.then(|| folder.path().join("shards")),
             cache_dir: (!origin).then(|| folder.path().join("relay")),

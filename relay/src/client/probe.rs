@@ -219,6 +219,7 @@ impl From<ExchangeError> for Failed {
             | ExchangeError::Reset(Code::Busy | Code::Limited) => Self::Busy(None),
             ExchangeError::Refused { .. } => Reason::Refused.into(),
             ExchangeError::Connection(_)
+            | ExchangeError::Overlay(_)
             | ExchangeError::Reset(_)
             | ExchangeError::ResetUnknown(_) => Reason::Lost.into(),
             ExchangeError::Malformed(_) | ExchangeError::Promise { .. } => Reason::Malformed.into(),

@@ -40,6 +40,7 @@ fn asked_for(error: &ExchangeError) -> Option<Duration> {
         },
         ExchangeError::Promise { .. } => None,
         ExchangeError::Connection(_)
+        | ExchangeError::Overlay(_)
         | ExchangeError::Reset(_)
         | ExchangeError::ResetUnknown(_)
         | ExchangeError::Malformed(_)

@@ -37,7 +37,7 @@ pub async fn pull(
     let (mut got, mut first_byte) = (0u64, None);
     let mut pieces: [Bytes; AT_ONCE] = std::array::from_fn(|_| Bytes::new());
     loop {
-        let came = timeout(patience.stall, body.read_chunks(&mut pieces))
+        let came = timeout(patience.stall, body.chunks(&mut pieces))
             .await
             .map_err(|_| ExchangeError::Stalled(patience.stall))?
             .map_err(ExchangeError::from_read)?;

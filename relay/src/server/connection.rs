@@ -1,7 +1,11 @@
 //! One connection: the handshake, then a task for each request.
 
 use super::{Handshake, Shared, request, viewer::Viewer};
-use crate::{error::Refusal, pace, transport, wire::Code};
+use crate::{
+    error::Refusal,
+    pace, transport,
+    wire::{Code, Receiver, Sender},
+};
 use quinn::{Connection, ConnectionError, Incoming};
 use std::sync::Arc;
 use tokio::{task::JoinSet, time::timeout};
@@ -66,6 +70,7 @@ async fn serve_requests(
                 match Arc::clone(&shared.requests).try_acquire_owned() {
                     Ok(turn) => {
                         let (viewer, shared) = (Arc::clone(viewer), Arc::clone(shared));
+                        let (send, receive) = (Sender::Quic(send), Receiver::Quic(receive));
                         let request = request::Request::new(send, receive, viewer, shared, turn);
                         requests.spawn(request.serve());
                     }

@@ -7,6 +7,10 @@
 //! is paced (`pace`), and under pressure some are turned away early (`shed`), with a time to come back
 //! and other relays to try.
 //!
+//! Requests also come over substreams of the overlay's connections, each a task too (`substreams`): the
+//! same limits hold for them, and further ones for each node and in all, since those connections are
+//! not this server's.
+//!
 //! To drain, the server refuses new connections, closes idle ones, answers new requests with code 9,
 //! lets those in flight finish within their limit, and closes. Every such close says where else to go.
 
@@ -14,13 +18,17 @@ mod connection;
 mod reply;
 mod request;
 mod shed;
+mod substreams;
 mod viewer;
+
+pub use substreams::SubstreamsConfig;
 
 use crate::{
     error::{Refusal, RunError},
     limits::{ConnectionRate, OpenConnection, OpenConnections},
     lookup::Lookup,
     metrics::Metrics,
+    overlay::Overlay,
     pace::{Pace, Rates},
     standing::{Others, Standing},
     transport::{Listeners, Quic},
@@ -40,6 +48,7 @@ use std::{
     },
     time::{Duration, Instant},
 };
+use substreams::Substreams;
 use tokio::{
     sync::{Semaphore, watch},
     task::JoinSet,
@@ -132,6 +141,8 @@ pub struct Config {
     pub socket_buffer: usize,
     /// QUIC itself.
     pub quic: Quic,
+    /// Requests that come over the overlay.
+    pub overlay: SubstreamsConfig,
     /// At shutdown, how long requests in flight may go on. Default 10 s.
     #[serde(with = "humantime_serde")]
     pub drain_timeout: Duration,
@@ -170,6 +181,7 @@ impl Default for Config {
             send_window: 8 * 1024 * 1024,
             socket_buffer: 4 * 1024 * 1024,
             quic: Quic::default(),
+            overlay: SubstreamsConfig::default(),
             drain_timeout: Duration::from_secs(10),
         }
     }
@@ -200,6 +212,7 @@ pub(crate) struct Deps {
     pub(crate) lookup: Lookup,
     pub(crate) standing: Arc<dyn Standing>,
     pub(crate) others: Others,
+    pub(crate) overlay: Option<Arc<dyn Overlay>>,
     pub(crate) metrics: Metrics,
     /// Every blob is denied, for tests of those who watch for that.
     pub(crate) withhold: bool,
@@ -211,6 +224,8 @@ struct Shared {
     standing: Arc<dyn Standing>,
     others: Others,
     pace: Arc<Pace>,
+    /// The same for what goes through third nodes, on top.
+    circuits: Arc<Pace>,
     withhold: bool,
     config: Config,
     metrics: Metrics,
@@ -290,11 +305,12 @@ pub(crate) struct Server {
     shared: Arc<Shared>,
     rate: ConnectionRate,
     open: OpenConnections,
+    substreams: Substreams,
 }
 
 impl Server {
     pub(crate) fn new(listeners: Listeners, config: Config, deps: Deps) -> Self {
-        let Deps { lookup, standing, others, metrics, withhold } = deps;
+        let Deps { lookup, standing, others, overlay, metrics, withhold } = deps;
         let table = NonZeroUsize::new(config.source_table).unwrap_or(NonZeroUsize::MIN);
         let rate = ConnectionRate::new(
             config.connections_per_second,
@@ -309,11 +325,19 @@ impl Server {
             burst: config.viewer_burst,
             lanes: config.viewer_table,
         });
+        let circuits = Pace::new(Rates {
+            total: config.overlay.circuit_bytes_per_second,
+            viewer: 0,
+            burst: config.viewer_burst,
+            lanes: config.viewer_table,
+        });
+        let substreams = Substreams::new(overlay, &config.overlay);
         let shared = Shared {
             lookup,
             standing,
             others,
             pace: Arc::new(pace),
+            circuits: Arc::new(circuits),
             withhold,
             requests: Arc::new(Semaphore::new(config.max_requests)),
             config,
@@ -322,7 +346,7 @@ impl Server {
             in_flight: watch::Sender::new(0),
             draining: CancellationToken::new(),
         };
-        Self { listeners, shared: Arc::new(shared), rate, open }
+        Self { listeners, shared: Arc::new(shared), rate, open, substreams }
     }
 
     /// Serves until `stop`, then drains.
@@ -330,9 +354,11 @@ impl Server {
         let mut connections = JoinSet::new();
         // Ends with this function, after the last viewer had its turn.
         let mut pacing = JoinSet::new();
-        if !self.shared.pace.is_free() {
-            let pace = Arc::clone(&self.shared.pace);
-            pacing.spawn(async move { pace.run().await });
+        for pace in [&self.shared.pace, &self.shared.circuits] {
+            if !pace.is_free() {
+                let pace = Arc::clone(pace);
+                pacing.spawn(async move { pace.run().await });
+            }
         }
         loop {
             tokio::select! {
@@ -342,6 +368,9 @@ impl Server {
                     // The socket failed; the driver reports that the server has ended.
                     None => return,
                 },
+                substream = self.substreams.next() => {
+                    self.substreams.accept(substream, &self.shared);
+                }
                 // The panic hook has reported a panic; the others go on.
                 Some(_) = connections.join_next(), if !connections.is_empty() => {}
             }
@@ -388,32 +417,35 @@ impl Server {
         }
     }
 
-    async fn drain(&self, connections: &mut JoinSet<()>) {
-        self.shared.draining.cancel();
-        let mut in_flight = self.shared.in_flight.subscribe();
+    async fn drain(self, connections: &mut JoinSet<()>) {
+        let Self { listeners, shared, mut substreams, .. } = self;
+        shared.draining.cancel();
+        let mut in_flight = shared.in_flight.subscribe();
         let done = async {
             tokio::select! {
                 _ = in_flight.wait_for(|requests| *requests == 0) => {}
                 () = async {
-                    while let Some(incoming) = self.listeners.accept().await {
-                        self.shared.count(Refusal::ShuttingDown);
+                    while let Some(incoming) = listeners.accept().await {
+                        shared.count(Refusal::ShuttingDown);
                         incoming.refuse();
                     }
                 } => {}
+                () = substreams.refuse_all(&shared) => {}
             }
         };
-        if timeout(self.shared.config.drain_timeout, done).await.is_err() {
+        if timeout(shared.config.drain_timeout, done).await.is_err() {
             let requests = *in_flight.borrow();
             tracing::warn!("{requests} requests did not finish in time and are cut off");
         }
-        self.listeners.close(Code::ShuttingDown.into(), &self.shared.farewell());
+        listeners.close(Code::ShuttingDown.into(), &shared.farewell());
         // Each connection sees the close and ends. One that were dropped first would close with
         // code 0, as if nothing were the matter.
         let told = async {
             while connections.join_next().await.is_some() {}
-            self.listeners.wait_idle().await;
+            listeners.wait_idle().await;
         };
         let _ = timeout(GOODBYE, told).await;
         connections.shutdown().await;
+        substreams.shutdown().await;
     }
 }

@@ -6,10 +6,10 @@ use crate::{
     content::BlobId,
     error::Refusal,
     lookup::Found,
-    wire::{Code, Cost, Priority, Response, Spent, encode_frame},
+    metrics::Metrics,
+    wire::{Code, Cost, Ended, Gone, Priority, Response, Sender, Spent, encode_frame},
 };
 use bytes::Bytes;
-use quinn::{SendStream, StoppedError, WriteError};
 use std::{
     collections::VecDeque,
     pin::{Pin, pin},
@@ -35,8 +35,8 @@ pub(super) enum SendError {
     Internal,
 }
 
-impl From<WriteError> for SendError {
-    fn from(_: WriteError) -> Self {
+impl From<Gone> for SendError {
+    fn from(Gone: Gone) -> Self {
         Self::Gone
     }
 }
@@ -44,14 +44,14 @@ impl From<WriteError> for SendError {
 /// The stream back to a viewer. quinn ends a stream cleanly when it is dropped, which would pass a
 /// body cut short for a whole one: this resets it instead, unless it was sent to its end.
 pub(super) struct Reply {
-    send: Option<SendStream>,
+    send: Option<Sender>,
     viewer: Arc<Viewer>,
     shared: Arc<Shared>,
     priority: Priority,
 }
 
 impl Reply {
-    pub(super) fn new(send: SendStream, viewer: Arc<Viewer>, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(send: Sender, viewer: Arc<Viewer>, shared: Arc<Shared>) -> Self {
         Self { send: Some(send), viewer, shared, priority: Priority::Play }
     }
 
@@ -64,23 +64,22 @@ impl Reply {
             Priority::Seek => 1,
         };
         if let Some(send) = &self.send {
-            // Fails only on a stream that is over.
-            let _ = send.set_priority(number);
+            send.set_priority(number);
         }
     }
 
     pub(super) fn reset(&mut self, code: Code) {
         if let Some(mut send) = self.send.take() {
-            let _ = send.reset(code.into());
+            send.reset(code);
         }
     }
 
     /// Ends when the viewer wants no more, or is gone.
     pub(super) fn gone(&self) -> impl Future<Output = ()> + use<> {
-        let stopped = self.send.as_ref().map(SendStream::stopped);
+        let ended = self.send.as_ref().map(Sender::ended);
         async move {
-            if let Some(stopped) = stopped {
-                let _ = stopped.await;
+            if let Some(ended) = ended {
+                ended.await;
             }
         }
     }
@@ -187,17 +186,23 @@ impl Reply {
         bytes: u64,
         gone: Pin<&mut impl Future<Output = ()>>,
     ) -> Result<Duration, SendError> {
-        if self.shared.pace.is_free() {
+        let relayed = self.send.as_ref().is_some_and(Sender::is_relayed);
+        let Shared { pace, circuits, metrics, .. } = &*self.shared;
+        if pace.is_free() && (!relayed || circuits.is_free()) {
             return Ok(Duration::ZERO);
         }
         let began = Instant::now();
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        let turn =
-            self.shared.pace.turn(self.viewer.peer, self.viewer.weight, self.priority, bytes);
+        let turn = async {
+            if relayed {
+                circuits.turn(self.viewer.peer, self.viewer.weight, self.priority, bytes).await;
+            }
+            pace.turn(self.viewer.peer, self.viewer.weight, self.priority, bytes).await;
+        };
         tokio::select! {
             () = turn => {
                 let waited = began.elapsed();
-                self.shared.metrics.turn_wait_seconds.observe(waited.as_secs_f64());
+                metrics.turn_wait_seconds.observe(waited.as_secs_f64());
                 Ok(waited)
             }
             () = gone => Err(SendError::Gone),
@@ -207,7 +212,7 @@ impl Reply {
     async fn write(&mut self, mut piece: Vec<Bytes>) -> Result<(), SendError> {
         let stall = self.shared.config.stall_timeout;
         let send = self.send.as_mut().ok_or(SendError::Internal)?;
-        timeout(stall, send.write_all_chunks(&mut piece)).await.map_err(|_| SendError::Slow)??;
+        timeout(stall, send.write(&mut piece)).await.map_err(|_| SendError::Slow)??;
         Ok(())
     }
 
@@ -215,16 +220,22 @@ impl Reply {
     async fn finish(&mut self, length: u64) -> Result<(), SendError> {
         let stall = self.shared.config.stall_timeout;
         let send = self.send.as_mut().ok_or(SendError::Internal)?;
-        let _ = send.finish();
-        match timeout(stall, send.stopped()).await {
-            Ok(Ok(None)) => {
-                self.shared.metrics.bytes_served_total.inc_by(length);
+        let ending = async {
+            send.finish().await?;
+            Ok::<_, Gone>(send.ended().await)
+        };
+        match timeout(stall, ending).await.map_err(|_| SendError::Slow)?? {
+            Ended::Taken => {
+                let way = send.way().label();
+                let Metrics { bytes_served_total, bytes_served_by_way_total, .. } =
+                    &self.shared.metrics;
+                bytes_served_total.inc_by(length);
+                bytes_served_by_way_total.with_label_values(&[way]).inc_by(length);
                 self.send = None;
                 Ok(())
             }
-            Ok(Ok(Some(_)) | Err(StoppedError::ConnectionLost(_))) => Err(SendError::Gone),
-            Ok(Err(StoppedError::ZeroRttRejected)) => Err(SendError::Internal),
-            Err(_) => Err(SendError::Slow),
+            Ended::Gone => Err(SendError::Gone),
+            Ended::Impossible => Err(SendError::Internal),
         }
     }
 }

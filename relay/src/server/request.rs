@@ -12,13 +12,12 @@ use crate::{
     error::Refusal,
     lookup::Found,
     wire::{
-        self, Code, Encoding, MAX_HAS, Priority, ReadFrameError, Response, ServiceStatus, Source,
-        Spent, read_frame,
+        self, Code, Encoding, MAX_HAS, Priority, ReadFrameError, Receiver, Response, Sender,
+        ServiceStatus, Source, Spent, read_frame,
     },
 };
 use bytes::Bytes;
 use codec::Encode;
-use quinn::{RecvStream, SendStream};
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -28,7 +27,7 @@ use tokio::{sync::OwnedSemaphorePermit, time::timeout};
 /// A stream that a viewer opened.
 pub(super) struct Request {
     reply: Reply,
-    receive: RecvStream,
+    receive: Receiver,
     viewer: Arc<Viewer>,
     shared: Arc<Shared>,
     _turn: OwnedSemaphorePermit,
@@ -64,8 +63,8 @@ impl Drop for InFlight {
 
 impl Request {
     pub(super) fn new(
-        send: SendStream,
-        receive: RecvStream,
+        send: Sender,
+        receive: Receiver,
         viewer: Arc<Viewer>,
         shared: Arc<Shared>,
         turn: OwnedSemaphorePermit,
@@ -79,7 +78,7 @@ impl Request {
     pub(super) async fn serve(mut self) {
         let result = match self.read().await {
             Ok(Some(request)) => {
-                let _ = self.receive.stop(Code::Ok.into());
+                self.receive.stop(Code::Ok);
                 self.answer(request).await
             }
             Ok(None) => Err(Refusal::ShuttingDown),
@@ -189,7 +188,7 @@ impl Request {
 
     async fn refuse(&mut self, refusal: Refusal) -> Result<(), SendError> {
         self.shared.count(refusal);
-        let _ = self.receive.stop(refusal.code().into());
+        self.receive.stop(refusal.code());
         let mut header = Response::refusal(refusal.code());
         header.busy = self.shared.busy(refusal);
         self.reply.send(&header, Bytes::new()).await

@@ -20,6 +20,7 @@ fn deps(origin_dir: Option<&Path>, cache_dir: Option<&Path>) -> Deps {
         identity: Keypair::generate_ed25519(),
         directory: Arc::new(Fake::default()),
         standing: Arc::new(Unknown),
+        overlay: None,
         metrics: Metrics::unregistered(),
         origin_dir: origin_dir.map(Into::into),
         cache_dir: cache_dir.map(Into::into),

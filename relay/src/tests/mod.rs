@@ -7,6 +7,8 @@ mod flow;
 mod fuzz;
 mod keeping;
 mod lifecycle;
+pub(crate) mod mesh;
+mod overlay;
 mod probing;
 mod upstreams;
 mod verified;

@@ -1,5 +1,6 @@
 //! Nodes, viewers and misbehaving upstreams on loopback, with ports that the system chooses.
 
+use super::mesh::Mesh;
 use crate::{
     BlobId, Config, Deps, Metrics, Relay, RunError, Source,
     client::{self, Address, Viewer},
@@ -83,14 +84,33 @@ impl Node {
         Self::start_in(Folder::Kept(path.into()), role, config, false).await
     }
 
+    /// A node that takes part in an overlay.
+    pub(crate) async fn start_on(mesh: &Mesh, role: Role, config: Config) -> Self {
+        let folder = Folder::Own(tempfile::tempdir().unwrap());
+        Self::start_with(folder, role, config, false, Some(mesh)).await
+    }
+
     async fn start_in(folder: Folder, role: Role, config: Config, withhold: bool) -> Self {
+        Self::start_with(folder, role, config, withhold, None).await
+    }
+
+    async fn start_with(
+        folder: Folder,
+        role: Role,
+        config: Config,
+        withhold: bool,
+        mesh: Option<&Mesh>,
+    ) -> Self {
         let metrics = Metrics::unregistered();
         let directory = Arc::new(Fake::default());
         let root = folder.path();
+        let identity = Keypair::generate_ed25519();
+        let peer = identity.public().to_peer_id();
         let deps = Deps {
-            identity: Keypair::generate_ed25519(),
+            identity,
             directory: directory.clone(),
             standing: Arc::new(crate::Unknown),
+            overlay: mesh.map(|mesh| Arc::new(mesh.of(peer)) as Arc<dyn crate::Overlay>),
             metrics: metrics.clone(),
             origin_dir: matches!(role, Role::Origin | Role::Both).then(|| root.join("shards")),
             cache_dir: matches!(role, Role::Relay | Role::Both).then(|| root.join("relay")),
@@ -111,6 +131,11 @@ impl Node {
     pub(crate) fn file(&self, store: &str, id: BlobId) -> PathBuf {
         let name = id.to_string();
         self.path().join(store).join(&name[..2]).join(&name)
+    }
+
+    /// The same, where its shard service has no address.
+    pub(crate) fn source_without_address(&self) -> Source {
+        Source { addrs: vec![], ..self.source() }
     }
 
     /// This node as the directory names it.

@@ -1,10 +1,13 @@
 //! One attempt at one source: asks for a part of a blob and gives it out as it arrives, verified.
 
-use super::{DialError, Pool, Source};
+use super::{
+    DialError, Source,
+    reach::{Link, Reach, Reached},
+};
 use crate::{
     content::BlobId,
     wire::{
-        Code, ExchangeError, Group, Groups, Node, Outboard, Patience, Promised, get_blob,
+        Code, ExchangeError, Group, Groups, Node, Outboard, Patience, Promised, Way, get_blob,
         get_groups,
     },
 };
@@ -28,8 +31,8 @@ pub(super) enum AttemptError {
 /// What an attempt comes to, step by step.
 #[derive(Debug)]
 pub(super) enum Event {
-    /// There is a connection, and the source is asked.
-    Connected,
+    /// There is a way, and the source is asked.
+    Connected(Way),
     /// It has the blob, which it claims to be so long. Nothing is read before the next step is asked
     /// for.
     Header {
@@ -44,7 +47,7 @@ pub(super) enum Event {
 
 /// Of whom, what, and how long to wait for it.
 pub(super) struct Question<'a> {
-    pub(super) pool: &'a Pool,
+    pub(super) reach: &'a Reach,
     pub(super) source: Source,
     pub(super) id: BlobId,
     /// Bytes of the blob; `None` for all.
@@ -55,9 +58,9 @@ pub(super) struct Question<'a> {
 /// Where an attempt stands.
 enum Stage {
     Dial,
-    Ask(quinn::Connection, bool),
+    Ask(Link, bool),
     /// The other side does not know what groups are.
-    AskRaw(quinn::Connection, bool),
+    AskRaw(Link, bool),
     Groups(Box<Groups>, bool),
     Raw(Box<Promised>, bool),
     Done,
@@ -82,27 +85,25 @@ async fn step(
     question: &Question<'_>,
     stage: Stage,
 ) -> Result<Option<(Event, Stage)>, AttemptError> {
-    let Question { pool, source, id, range, patience } = question;
+    let Question { reach, source, id, range, patience } = question;
     let failed = |reused| move |error| AttemptError::Exchange { error, reused };
     match stage {
         Stage::Dial => {
-            let pooled = pool.connection(source).await?;
-            Ok(Some((Event::Connected, Stage::Ask(pooled.connection, pooled.reused))))
+            let Reached { link, reused } = reach.reach(source).await?;
+            Ok(Some((Event::Connected(link.way()), Stage::Ask(link, reused))))
         }
-        Stage::Ask(connection, reused) => {
-            match get_groups(&connection, *id, *range, false, *patience).await {
-                Ok(groups) => {
-                    let len = groups.span().total();
-                    Ok(Some((Event::Header { len }, Stage::Groups(Box::new(groups), reused))))
-                }
-                Err(ExchangeError::Refused { code: Code::BadRequest, .. }) => {
-                    Box::pin(step(question, Stage::AskRaw(connection, reused))).await
-                }
-                Err(error) => Err(failed(reused)(error)),
+        Stage::Ask(link, reused) => match get_groups(&link, *id, *range, false, *patience).await {
+            Ok(groups) => {
+                let len = groups.span().total();
+                Ok(Some((Event::Header { len }, Stage::Groups(Box::new(groups), reused))))
             }
-        }
-        Stage::AskRaw(connection, reused) => {
-            let promised = get_blob(&connection, *id, false, *patience).await;
+            Err(ExchangeError::Refused { code: Code::BadRequest, .. }) => {
+                Box::pin(step(question, Stage::AskRaw(link, reused))).await
+            }
+            Err(error) => Err(failed(reused)(error)),
+        },
+        Stage::AskRaw(link, reused) => {
+            let promised = get_blob(&link, *id, false, *patience).await;
             let promised = promised.map_err(failed(reused))?;
             let len = promised.size();
             Ok(Some((Event::Header { len }, Stage::Raw(Box::new(promised), reused))))

@@ -57,7 +57,7 @@ impl Upstream {
 
     /// Asks a relay of the same region whether it holds a blob, if there is a connection to it.
     async fn ask_sibling(&self, id: BlobId, source: Source) -> Option<Candidate> {
-        let connection = self.pool.open(source.peer)?;
+        let connection = self.reach.open_connection(source.peer)?;
         let within = self.config.sibling_timeout;
         let patience = Patience { header: within, stall: within };
         let asked = async {

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 pub struct Source {
     /// The identity that its connection must prove.
     pub peer: PeerId,
-    /// Where its shard service listens, UDP.
+    /// Where its shard service listens, UDP; none where it is reached over the overlay alone.
     pub addrs: Vec<SocketAddr>,
     /// The seeder component of its reputation, 0..=1000; `None` for a peer that nobody answers for.
     pub seeder_score: Option<u16>,

@@ -1,6 +1,10 @@
 //! Whom a blob would be asked of, in what order and why: for operators.
 
-use super::{Upstream, rank::Candidate};
+use super::{
+    Upstream,
+    rank::{Candidate, USUAL_GROUPS},
+    ways::WayView,
+};
 use crate::{content::BlobId, sync::lock};
 use futures::StreamExt;
 use serde::Serialize;
@@ -8,9 +12,6 @@ use std::{
     net::SocketAddr,
     time::{Duration, Instant},
 };
-
-/// Groups of the usual shard of 1 MiB.
-const USUAL_GROUPS: u32 = 64;
 
 /// A node that may hold a blob.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -26,8 +27,10 @@ pub struct SourceView {
     pub seeder_score: Option<u16>,
     /// How busy it says it is, 0 idle to 255 full; null where it did not say.
     pub load: Option<u8>,
-    /// Whether there is a connection to it now.
+    /// Whether there is a QUIC connection to it now.
     pub connected: bool,
+    /// The ways to it, the one that would be tried first in front.
+    pub ways: Vec<WayView>,
     /// It failed too often of late: not asked, or only for want of others.
     pub breaker_open: bool,
     /// What it is expected to need for 1 MiB, in milliseconds; null where it would not be asked.
@@ -76,7 +79,8 @@ impl Upstream {
             named: *named,
             seeder_score: source.seeder_score,
             load: source.load,
-            connected: self.pool.open(source.peer).is_some(),
+            connected: self.reach.open_connection(source.peer).is_some(),
+            ways: self.reach.explain(source),
             breaker_open: true,
             expected_ms: None,
             first_p95_ms: None,

@@ -20,7 +20,7 @@ use crate::{
     body::{Growing, Room, Whole},
     metrics::count_and_log,
     sync::lock,
-    wire::{Code, ExchangeError, GROUP_LEN, Patience, Span, group_count},
+    wire::{Code, ExchangeError, GROUP_LEN, Patience, Span, Way, group_count},
 };
 use futures::{StreamExt, stream::BoxStream};
 use libp2p::PeerId;
@@ -70,6 +70,8 @@ struct Running<'a> {
     /// The group that comes next, and one past the last; known from the header on.
     span: Option<(u32, u32)>,
     progress: Progress,
+    /// How it is reached; known once it is.
+    way: Option<Way>,
     why: Why,
     events: BoxStream<'a, Result<Event, AttemptError>>,
     _counted: Counted<'a>,
@@ -270,7 +272,7 @@ impl<'a> Fetch<'a> {
         let config = &self.upstream.config;
         let patience = Patience { header: config.header_timeout, stall: config.stall_timeout };
         let question = Question {
-            pool: &self.upstream.pool,
+            reach: &self.upstream.reach,
             source: candidate.source.clone(),
             id: self.growing.id(),
             range,
@@ -283,6 +285,7 @@ impl<'a> Fetch<'a> {
             range,
             span: None,
             progress: Progress::new(now),
+            way: None,
             why,
             events: attempt(question),
         });
@@ -296,15 +299,22 @@ impl<'a> Fetch<'a> {
         let now = Instant::now();
         let running = self.running.get_mut(at)?;
         match event {
-            Some(Ok(Event::Connected)) => running.progress.connected(now),
+            Some(Ok(Event::Connected(way))) => {
+                running.progress.connected(now);
+                running.way = Some(way);
+            }
             Some(Ok(Event::Header { len })) => return self.on_header(at, len).await,
             Some(Ok(Event::Group(group, nodes))) => {
                 running.progress.group(now);
+                self.upstream.count_bytes(running.way, group.bytes.len());
                 if running.progress.groups == 1
                     && let Some(took) = running.progress.first()
                 {
                     let peer = running.candidate.source.peer;
                     lock(&self.upstream.book).first(peer, took, now);
+                    if let Some(way) = running.way {
+                        self.upstream.reach.first(peer, way, took, now);
+                    }
                     let metrics = &self.upstream.metrics;
                     metrics.upstream_first_group_seconds.observe(took.as_secs_f64());
                 }
@@ -321,6 +331,7 @@ impl<'a> Fetch<'a> {
                 }
             }
             Some(Ok(Event::Raw(bytes, outboard))) => {
+                self.upstream.count_bytes(running.way, bytes.len());
                 // A whole blob proves its length, too.
                 if let Task::Proof { len } = running.task {
                     return self.proven(at, len).await;
@@ -345,7 +356,7 @@ impl<'a> Fetch<'a> {
     }
 
     fn on_failure(&mut self, running: Running<'a>, error: AttemptError, now: Instant) {
-        let Running { candidate, task, range, why, .. } = running;
+        let Running { candidate, task, range, way, why, .. } = running;
         if let AttemptError::Exchange { error: exchange, reused } = &error {
             let peer = candidate.source.peer;
             match exchange {
@@ -367,20 +378,26 @@ impl<'a> Fetch<'a> {
                 _ => {}
             }
         }
-        self.note(&candidate, &error, now);
+        self.note(&candidate, way, &error, now);
         self.failures.push(error);
         self.rank();
     }
 
     /// Counts a failed attempt and remembers it against the source if it is to blame.
-    fn note(&self, candidate: &Candidate, error: &AttemptError, now: Instant) {
+    fn note(&self, candidate: &Candidate, way: Option<Way>, error: &AttemptError, now: Instant) {
         let (reason, fault) = blame(error);
         let peer = candidate.source.peer;
         self.upstream.metrics.upstream_failures_total.with_label_values(&[reason]).inc();
         tracing::debug!("{peer} did not deliver {}: {error}", self.growing.id());
         match fault {
             Some(Fault::Corrupt) => self.lied(peer, now),
-            Some(fault) => lock(&self.upstream.book).failed(peer, fault, now),
+            Some(fault) => {
+                lock(&self.upstream.book).failed(peer, fault, now);
+                // One that could not be reached has failed by each way already.
+                if let Some(way) = way {
+                    self.upstream.reach.failed(peer, way, now);
+                }
+            }
             None => {}
         }
     }
@@ -525,6 +542,9 @@ impl<'a> Fetch<'a> {
         }
         book.succeeded(source.peer, now);
         drop(book);
+        if let Some(way) = running.way {
+            self.upstream.reach.delivered(source.peer, way, running.progress.pace(), now);
+        }
         lock(&self.upstream.schedule).delivered(source, now);
         if running.why == Why::Hedge {
             self.upstream.metrics.hedges_total.with_label_values(&["won"]).inc();
@@ -545,7 +565,7 @@ impl<'a> Fetch<'a> {
         }
         // The readers have it all. Whether it ends where it should is for the next choice.
         if let Ok(Some(Err(error))) = timeout(END_WITHIN, winner.events.next()).await {
-            self.note(&winner.candidate, &error, Instant::now());
+            self.note(&winner.candidate, winner.way, &error, Instant::now());
         }
         let room = match self.room.take() {
             Some(room) => room,

@@ -4,10 +4,10 @@
 //! for their status now and then: every `interval` while they answer, and with a backoff while they
 //! do not. The [`Schedule`] decides; [`Upstream::watch_health`] asks.
 
-use super::{Source, Upstream, breaker::Fault};
+use super::{Source, Upstream, breaker::Fault, ways::Offered};
 use crate::{
     sync::lock,
-    wire::{ExchangeError, Patience, Request, ask},
+    wire::{ExchangeError, Patience, Request, Way, ask},
 };
 use libp2p::PeerId;
 use serde::{Deserialize, Serialize};
@@ -26,7 +26,7 @@ pub struct HealthConfig {
     /// Between two checks of a source that answers. Default 20 s, less than connections may be idle.
     #[serde(with = "humantime_serde")]
     pub interval: Duration,
-    /// For an answer, a handshake included. Default 3 s.
+    /// For an answer, a handshake included, by each way to the source. Default 3 s.
     #[serde(with = "humantime_serde")]
     pub timeout: Duration,
     /// A source that does not answer is asked again after `interval`, then after twice as long each
@@ -180,31 +180,38 @@ impl Upstream {
 
     async fn check(self: Arc<Self>, source: Source) {
         let peer = source.peer;
-        let answered = timeout(self.config.health.timeout, self.status(&source)).await;
-        let now = Instant::now();
-        match answered {
-            Ok(Ok(took)) => lock(&self.book).answered(peer, took, now),
-            failed => {
-                self.metrics.health_check_failures_total.inc();
-                lock(&self.book).failed(peer, Fault::Failed, now);
-                match failed {
-                    Ok(Err(reason)) => tracing::debug!("{peer} failed a health check: {reason}"),
-                    _ => tracing::debug!("{peer} did not answer a health check in time"),
+        // The direct way is looked at whatever the other one does: once it works it is to be used. The
+        // overlay's connections are not kept open by checks that need not be.
+        let Offered { quic, overlay } = self.reach.offered(&source);
+        let offered = [quic.then_some(Way::Quic), overlay.then_some(Way::Overlay)];
+        for way in offered.into_iter().flatten() {
+            let answered = timeout(self.config.health.timeout, self.status(&source, way)).await;
+            let now = Instant::now();
+            match answered {
+                Ok(Ok(took)) => {
+                    self.reach.answered(peer, way, now);
+                    lock(&self.book).answered(peer, took, now);
+                    return lock(&self.schedule).done(peer, true, now);
                 }
-                return lock(&self.schedule).done(peer, false, now);
+                Ok(Err(reason)) => tracing::debug!("{peer} failed a health check: {reason}"),
+                Err(_) => tracing::debug!("{peer} did not answer a health check in time"),
             }
+            self.reach.failed(peer, way, now);
         }
-        lock(&self.schedule).done(peer, true, now);
+        let now = Instant::now();
+        self.metrics.health_check_failures_total.inc();
+        lock(&self.book).failed(peer, Fault::Failed, now);
+        lock(&self.schedule).done(peer, false, now);
     }
 
     /// Asks a source for its status, and gives how long the answer took, without the handshake.
-    async fn status(&self, source: &Source) -> Result<Duration, String> {
-        let pooled = self.pool.connection(source).await.map_err(|error| error.to_string())?;
+    async fn status(&self, source: &Source, way: Way) -> Result<Duration, String> {
+        let reached = self.reach.by(way, source).await.map_err(|error| error.to_string())?;
         let within = self.config.health.timeout;
         let patience = Patience { header: within, stall: within };
         let asked = Instant::now();
         let answer = async {
-            let answer = ask(&pooled.connection, &Request::Status, patience).await?;
+            let answer = ask(&reached.link, &Request::Status, patience).await?;
             answer.body(SMALL, within, |_| {}).await
         };
         answer.await.map_err(|error: ExchangeError| error.to_string())?;

@@ -1,5 +1,6 @@
 //! What was measured of one source: how soon it begins to deliver, and how fast it goes on.
 
+use super::Config;
 use std::time::{Duration, Instant};
 
 /// Measurements that are remembered. So many give a 95th percentile that two slow ones move.
@@ -47,6 +48,18 @@ pub(super) struct Assumed {
     pub(super) group: Duration,
     /// A measurement counts half as much after this long.
     pub(super) half_life: Duration,
+}
+
+impl Assumed {
+    /// What the settings say.
+    pub(super) fn of(config: &Config) -> Self {
+        let group = f64::from(crate::wire::GROUP_LEN) / f64::from(config.assumed_rate.max(1));
+        Self {
+            first: config.assumed_latency,
+            group: Duration::try_from_secs_f64(group).unwrap_or(Duration::ZERO),
+            half_life: config.measured_half_life,
+        }
+    }
 }
 
 /// What was measured of one source: 300 bytes.

@@ -7,12 +7,14 @@
 //!      │
 //!  fetch        the best one is asked; another when it is slow (hedge), silent or has failed,
 //!      │        from the byte on where the blob ends so far
-//!  attempt      over a pooled connection that pins the peer's identity: groups of 16 KiB, each
-//!               verified as it arrives, into the growing blob
+//!  attempt      groups of 16 KiB, each verified as it arrives, into the growing blob
+//!      │
+//!  reach        over a pooled QUIC connection that pins the peer's identity, or over a stream of
+//!               the overlay where that is not there, or is there later than a head start
 //! ```
 //!
-//! What decides is in modules of plain functions ([`rank`], [`measured`], [`hedge`], [`breaker`], and
-//! the schedule of [`health`]); [`fetch`] and [`attempt`] do what they say.
+//! What decides is in modules of plain functions ([`rank`], [`measured`], [`hedge`], [`breaker`],
+//! [`ways`], and the schedule of [`health`]); [`fetch`], [`attempt`] and [`reach`] do what they say.
 
 mod attempt;
 mod breaker;
@@ -26,6 +28,8 @@ mod measured;
 mod pool;
 mod race;
 mod rank;
+mod reach;
+mod ways;
 
 pub use breaker::BreakerConfig;
 pub use directory::{Class, Directory, DirectoryError, Record, Source, TellError};
@@ -34,13 +38,15 @@ pub use health::HealthConfig;
 pub use hedge::HedgeConfig;
 pub use pool::{DialError, PoolConfig};
 pub(crate) use pool::{Pool, dial};
+pub use ways::{OverlayConfig, WayView};
 
 use crate::{
     body::{Growing, Memory, Room, Whole},
     client::Address,
     metrics::Metrics,
+    overlay::Overlay,
     standing::Others,
-    wire::{Code, ExchangeError},
+    wire::{Code, ExchangeError, Way},
 };
 use attempt::AttemptError;
 use breaker::Fault;
@@ -49,6 +55,7 @@ use health::Schedule;
 use hedge::Budget;
 use libp2p::PeerId;
 use rank::Book;
+use reach::Reach;
 use serde::{Deserialize, Serialize};
 use std::{
     sync::{Arc, Mutex},
@@ -72,6 +79,8 @@ pub struct Config {
     pub sibling_timeout: Duration,
     /// Connections that this node opens.
     pub pool: PoolConfig,
+    /// Streams over the overlay, the other way to sources.
+    pub overlay: OverlayConfig,
     /// Peers with a pooled connection at most. Default 64.
     pub max_connections: usize,
     /// The whole of a fetch, from asking the directory to the verified blob. Default 15 s.
@@ -119,6 +128,7 @@ impl Default for Config {
             siblings: 8,
             sibling_timeout: Duration::from_millis(200),
             pool: PoolConfig::default(),
+            overlay: OverlayConfig::default(),
             max_connections: 64,
             deadline: Duration::from_secs(15),
             directory_timeout: Duration::from_secs(10),
@@ -163,7 +173,7 @@ pub(crate) struct Upstream {
     super_nodes: Vec<Source>,
     /// The other relays of the region.
     others: Others,
-    pool: Pool,
+    reach: Reach,
     book: Mutex<Book>,
     budget: Mutex<Budget>,
     schedule: Mutex<Schedule>,
@@ -177,7 +187,7 @@ impl Upstream {
         us: PeerId,
         directory: Arc<dyn Directory>,
         others: Others,
-        pool: Pool,
+        (pool, overlay): (Pool, Option<Arc<dyn Overlay>>),
         config: Config,
         metrics: Metrics,
     ) -> Self {
@@ -191,7 +201,7 @@ impl Upstream {
             directory,
             super_nodes,
             others,
-            pool,
+            reach: Reach::new(pool, overlay, &config, metrics.clone()),
             book: Mutex::new(Book::new(&config)),
             budget: Mutex::new(Budget::new(&config.hedge)),
             schedule: Mutex::new(schedule),
@@ -219,9 +229,17 @@ impl Upstream {
         })
     }
 
+    /// Counts verified bytes by how they came.
+    fn count_bytes(&self, way: Option<Way>, bytes: usize) {
+        if let Some(way) = way {
+            let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+            self.metrics.upstream_bytes_total.with_label_values(&[way.label()]).inc_by(bytes);
+        }
+    }
+
     /// Closes the connections to other nodes.
     pub(crate) async fn close(&self) {
-        self.pool.close().await;
+        self.reach.close().await;
     }
 }
 
@@ -231,7 +249,7 @@ fn blame(error: &AttemptError) -> (&'static str, Option<Fault>) {
     match error {
         AttemptError::Dial(_) => ("dial", failed),
         AttemptError::Exchange { error, .. } => match error {
-            ExchangeError::Connection(_) => ("connection", failed),
+            ExchangeError::Connection(_) | ExchangeError::Overlay(_) => ("connection", failed),
             ExchangeError::Refused { code: Code::NotFound, .. } => ("not_found", None),
             ExchangeError::Refused { code: Code::Busy, .. } => ("busy", None),
             ExchangeError::Reset(Code::Busy) => ("busy", None),

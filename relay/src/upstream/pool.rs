@@ -5,7 +5,7 @@
 //! it keeps it until the end.
 
 use super::{Source, race::staggered};
-use crate::{sync::lock, transport};
+use crate::{overlay::OpenError, sync::lock, transport};
 use libp2p::{PeerId, identity::Keypair};
 use lru::LruCache;
 use quinn::{Connection, Endpoint};
@@ -70,6 +70,14 @@ pub enum DialError {
         addr: SocketAddr,
         /// Why not.
         source: quinn::ConnectionError,
+    },
+    /// No stream over the overlay.
+    #[error("no stream to {peer}: {source}")]
+    Overlay {
+        /// The node.
+        peer: PeerId,
+        /// Why not.
+        source: OpenError,
     },
     /// Nobody answered in time.
     #[error("no answer from {addr} within {within:?}")]

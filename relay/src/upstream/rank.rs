@@ -16,10 +16,10 @@ use std::{
 };
 
 /// Groups of the blob by which sources are compared: 1 MiB, the usual shard.
-const USUAL_GROUPS: u32 = 64;
+pub(super) const USUAL_GROUPS: u32 = 64;
 
 /// Sources of which one is expected to need this much more time than the other are not alike.
-const ALIKE: f64 = 1.25;
+pub(super) const ALIKE: f64 = 1.25;
 
 /// Who may have the blob, and why that is thought.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,14 +77,8 @@ struct Place {
 
 impl Book {
     pub(super) fn new(config: &Config) -> Self {
-        let group = f64::from(crate::wire::GROUP_LEN) / f64::from(config.assumed_rate.max(1));
-        let assumed = Assumed {
-            first: config.assumed_latency,
-            group: Duration::try_from_secs_f64(group).unwrap_or(Duration::ZERO),
-            half_life: config.measured_half_life,
-        };
         Self {
-            assumed,
+            assumed: Assumed::of(config),
             breaker: config.breaker.clone(),
             entries: LruCache::sparse(NonZeroUsize::new(config.book).unwrap_or(NonZeroUsize::MIN)),
         }

@@ -6,13 +6,13 @@
 //! blob or a part of it so that every 16 KiB verifies as it arrives.
 
 use super::{
-    Busy, Code, Encoding, FrameError, ReadFrameError, Request, Response, Source, UnknownCode,
-    encode_frame, read_frame,
+    Asked, Busy, Code, Encoding, FrameError, ReadFrameError, Request, Response, Source,
+    StreamError, UnknownCode, encode_frame, read_frame,
 };
 use crate::content::{BlobId, MAX_BLOB_LEN};
 use bytes::Bytes;
-use quinn::{Connection, ConnectionError, ReadError, RecvStream, VarInt, WriteError};
-use std::time::Duration;
+use quinn::{Connection, ConnectionError, ReadError, VarInt, WriteError};
+use std::{io, time::Duration};
 use tokio::time::timeout;
 
 /// How long an asker waits.
@@ -30,6 +30,9 @@ pub enum ExchangeError {
     /// The connection is gone.
     #[error("the connection is gone")]
     Connection(#[from] ConnectionError),
+    /// A stream of the overlay broke, or could not be opened.
+    #[error("the overlay's stream broke: {0}")]
+    Overlay(io::ErrorKind),
     /// The server said no.
     #[error("refused: {code}")]
     Refused {
@@ -85,17 +88,21 @@ pub enum ExchangeError {
 impl ExchangeError {
     /// Whether another try on a new connection may go better, for reasons that lie in the old one.
     pub fn is_connection(&self) -> bool {
-        matches!(self, Self::Connection(_))
+        matches!(self, Self::Connection(_) | Self::Overlay(_))
     }
 
-    pub(crate) fn from_read(error: ReadError) -> Self {
+    pub(crate) fn from_read(error: StreamError) -> Self {
         match error {
-            ReadError::ConnectionLost(error) => Self::Connection(error),
-            ReadError::Reset(number) => Self::from_number(number),
+            StreamError::Overlay(kind) => Self::Overlay(kind),
+            StreamError::Reset(number) => Self::from_number(VarInt::from_u32(number.into())),
+            StreamError::Quic(ReadError::ConnectionLost(error)) => Self::Connection(error),
+            StreamError::Quic(ReadError::Reset(number)) => Self::from_number(number),
             // None of these happens to a stream that is read once, in order, without 0-RTT.
-            ReadError::ClosedStream
-            | ReadError::IllegalOrderedRead
-            | ReadError::ZeroRttRejected => Self::Reset(Code::Internal),
+            StreamError::Quic(
+                ReadError::ClosedStream
+                | ReadError::IllegalOrderedRead
+                | ReadError::ZeroRttRejected,
+            ) => Self::Reset(Code::Internal),
         }
     }
 
@@ -104,32 +111,48 @@ impl ExchangeError {
     }
 }
 
-/// A header that said ok, and the body that follows it.
-#[derive(Debug)]
-pub struct Answer {
-    header: Response,
-    body: RecvStream,
+/// What carries requests to one service, each on a stream of its own.
+pub trait Carrier: Sync {
+    /// Opens a stream, sends a request on it, and gives what the answer is read from.
+    ///
+    /// # Errors
+    /// See [`ExchangeError`].
+    fn send(&self, frame: &[u8]) -> impl Future<Output = Result<Asked, ExchangeError>> + Send;
 }
 
-/// Sends `request` on a stream of its own and reads the header of the answer.
-///
-/// # Errors
-/// Anything but [`Code::Ok`] is [`ExchangeError::Refused`].
-pub async fn ask(
-    connection: &Connection,
-    request: &Request,
-    patience: Patience,
-) -> Result<Answer, ExchangeError> {
-    let frame = encode_frame(request)?;
-    let exchange = async {
-        let (mut send, mut body) = connection.open_bi().await?;
-        match send.write_all(&frame).await {
+impl Carrier for Connection {
+    async fn send(&self, frame: &[u8]) -> Result<Asked, ExchangeError> {
+        let (mut send, body) = self.open_bi().await?;
+        match send.write_all(frame).await {
             // A server that refuses without reading has stopped our side; its answer says why.
             Ok(()) | Err(WriteError::Stopped(_) | WriteError::ClosedStream) => {}
             Err(WriteError::ConnectionLost(error)) => return Err(error.into()),
             Err(WriteError::ZeroRttRejected) => return Err(ExchangeError::Reset(Code::Internal)),
         }
         let _ = send.finish();
+        Ok(body.into())
+    }
+}
+
+/// A header that said ok, and the body that follows it.
+#[derive(Debug)]
+pub struct Answer {
+    header: Response,
+    body: Asked,
+}
+
+/// Sends `request` on a stream of its own and reads the header of the answer.
+///
+/// # Errors
+/// Anything but [`Code::Ok`] is [`ExchangeError::Refused`].
+pub async fn ask<C: Carrier>(
+    carrier: &C,
+    request: &Request,
+    patience: Patience,
+) -> Result<Answer, ExchangeError> {
+    let frame = encode_frame(request)?;
+    let exchange = async {
+        let mut body = carrier.send(&frame).await?;
         match read_frame::<Response>(&mut body).await {
             Ok(header) => Ok(Answer { header, body }),
             Err(ReadFrameError::Frame(error)) => Err(error.into()),
@@ -152,7 +175,7 @@ impl Answer {
     }
 
     /// The header, and the body yet unread.
-    pub(crate) fn into_parts(self) -> (Response, RecvStream) {
+    pub(crate) fn into_parts(self) -> (Response, Asked) {
         (self.header, self.body)
     }
 
@@ -174,17 +197,17 @@ impl Answer {
             .ok_or(ExchangeError::Promise { length, total })?;
         let mut body = Vec::with_capacity(capacity);
         loop {
-            let piece = timeout(stall, self.body.read_chunk(usize::MAX, true))
+            let piece = timeout(stall, self.body.chunk(usize::MAX))
                 .await
                 .map_err(|_| ExchangeError::Stalled(stall))?
                 .map_err(ExchangeError::from_read)?;
             let Some(piece) = piece else { break };
-            if body.len() + piece.bytes.len() > capacity {
-                let _ = self.body.stop(Code::BadRequest.into());
+            if body.len() + piece.len() > capacity {
+                self.body.stop(Code::BadRequest);
                 return Err(ExchangeError::TooMuch(length));
             }
-            each(&piece.bytes);
-            body.extend_from_slice(&piece.bytes);
+            each(&piece);
+            body.extend_from_slice(&piece);
         }
         if body.len() < capacity {
             let got = u64::try_from(body.len()).unwrap_or(length);
@@ -206,14 +229,14 @@ pub struct Promised {
 ///
 /// # Errors
 /// See [`ExchangeError`].
-pub async fn get_blob(
-    connection: &Connection,
+pub async fn get_blob<C: Carrier>(
+    carrier: &C,
     id: BlobId,
     fill: bool,
     patience: Patience,
 ) -> Result<Promised, ExchangeError> {
     let request = Request::Get { id, range: None, encoding: Encoding::Raw, fill };
-    let answer = ask(connection, &request, patience).await?;
+    let answer = ask(carrier, &request, patience).await?;
     let Response { length, total, .. } = *answer.header();
     let len = u32::try_from(length)
         .ok()

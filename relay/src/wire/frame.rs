@@ -1,5 +1,6 @@
 //! Frames: a big-endian `u16` length, then SCALE.
 
+use super::StreamError;
 use codec::{DecodeAll, Encode};
 
 /// The longest header in bytes, without its length prefix.
@@ -27,7 +28,28 @@ pub enum ReadFrameError {
     Frame(#[from] FrameError),
     /// The stream or the connection broke.
     #[error("the stream broke inside a header")]
-    Stream(#[source] quinn::ReadError),
+    Stream(#[source] StreamError),
+}
+
+/// A stream that can be read as far as wanted.
+pub trait ReadExact: Send {
+    /// Fills `into`.
+    ///
+    /// # Errors
+    /// [`FrameError::Truncated`] when the stream ends before.
+    fn read_exact(
+        &mut self,
+        into: &mut [u8],
+    ) -> impl Future<Output = Result<(), ReadFrameError>> + Send;
+}
+
+impl ReadExact for quinn::RecvStream {
+    async fn read_exact(&mut self, into: &mut [u8]) -> Result<(), ReadFrameError> {
+        quinn::RecvStream::read_exact(self, into).await.map_err(|error| match error {
+            quinn::ReadExactError::FinishedEarly(_) => FrameError::Truncated.into(),
+            quinn::ReadExactError::ReadError(error) => ReadFrameError::Stream(error.into()),
+        })
+    }
 }
 
 /// Length prefix and SCALE of `message`.
@@ -71,19 +93,12 @@ pub fn decode_frame<T: DecodeAll>(bytes: &[u8]) -> Result<(T, &[u8]), FrameError
 ///
 /// # Errors
 /// See [`ReadFrameError`].
-pub async fn read_frame<T: DecodeAll>(stream: &mut quinn::RecvStream) -> Result<T, ReadFrameError> {
+pub async fn read_frame<T: DecodeAll>(stream: &mut impl ReadExact) -> Result<T, ReadFrameError> {
     let mut prefix = [0; 2];
-    read_exact(stream, &mut prefix).await?;
+    stream.read_exact(&mut prefix).await?;
     let mut body = vec![0; length(prefix)?];
-    read_exact(stream, &mut body).await?;
+    stream.read_exact(&mut body).await?;
     Ok(decode_body(&body)?)
-}
-
-async fn read_exact(stream: &mut quinn::RecvStream, into: &mut [u8]) -> Result<(), ReadFrameError> {
-    stream.read_exact(into).await.map_err(|error| match error {
-        quinn::ReadExactError::FinishedEarly(_) => FrameError::Truncated.into(),
-        quinn::ReadExactError::ReadError(error) => ReadFrameError::Stream(error),
-    })
 }
 
 #[cfg(test)]

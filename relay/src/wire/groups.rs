@@ -1,13 +1,12 @@
 //! The asking side of verified bodies: each 16 KiB group comes out as soon as it is proven.
 
 use super::{
-    Code, Encoding, ExchangeError, Patience, Request, Response, Source, ask,
+    Asked, Carrier, Code, Encoding, ExchangeError, Patience, Request, Response, Source, ask,
     verified::{Decoder, Fault, Group, Node, Span, Step},
 };
 use crate::content::BlobId;
 use bytes::{Bytes, BytesMut};
 use iroh_io::AsyncStreamReader;
-use quinn::{Connection, RecvStream};
 use std::{io, time::Duration};
 use tokio::time::timeout;
 
@@ -16,15 +15,15 @@ use tokio::time::timeout;
 /// # Errors
 /// See [`ExchangeError`]. A header whose length is not that of the body which its total implies is
 /// [`ExchangeError::Promise`].
-pub async fn get_groups(
-    connection: &Connection,
+pub async fn get_groups<C: Carrier>(
+    carrier: &C,
     id: BlobId,
     range: Option<(u64, u64)>,
     fill: bool,
     patience: Patience,
 ) -> Result<Groups, ExchangeError> {
     let request = Request::Get { id, range, encoding: Encoding::Verified, fill };
-    let (header, stream) = ask(connection, &request, patience).await?.into_parts();
+    let (header, stream) = ask(carrier, &request, patience).await?.into_parts();
     let Response { length, total, source, .. } = header;
     let span = u32::try_from(total)
         .ok()
@@ -75,7 +74,7 @@ impl Groups {
             }
             Ok(Step::Done(body)) => body.end().await.map(|()| None),
             Err((Fault::Wrong { group }, mut body)) => {
-                let _ = body.stream.stop(Code::BadRequest.into());
+                body.stream.stop(Code::BadRequest);
                 Err(ExchangeError::WrongGroup { id, group })
             }
             Err((Fault::Read, body)) => Err(body.failure()),
@@ -100,7 +99,7 @@ impl Groups {
 
 /// A body as a decoder reads it. Remembers why it failed, which an [`io::Error`] cannot carry.
 struct Body {
-    stream: RecvStream,
+    stream: Asked,
     /// For the next bytes, each time.
     stall: Duration,
     /// Bytes promised.
@@ -113,11 +112,10 @@ struct Body {
 impl Body {
     /// The next bytes as they come, at most `most`; `None` at the end of the stream.
     async fn piece(&mut self, most: usize) -> Result<Option<Bytes>, ExchangeError> {
-        let piece = timeout(self.stall, self.stream.read_chunk(most, true))
+        let piece = timeout(self.stall, self.stream.chunk(most))
             .await
             .map_err(|_| ExchangeError::Stalled(self.stall))?
-            .map_err(ExchangeError::from_read)?
-            .map(|chunk| chunk.bytes);
+            .map_err(ExchangeError::from_read)?;
         let len = piece.as_ref().map_or(0, Bytes::len);
         self.got = self.got.saturating_add(u64::try_from(len).unwrap_or(u64::MAX));
         Ok(piece)
@@ -155,7 +153,7 @@ impl Body {
         match self.piece(1).await? {
             None => Ok(()),
             Some(_) => {
-                let _ = self.stream.stop(Code::BadRequest.into());
+                self.stream.stop(Code::BadRequest);
                 Err(ExchangeError::TooMuch(self.length))
             }
         }

@@ -1,6 +1,7 @@
 //! `nsn-shard/1`: what goes over a stream between a viewer and a shard service.
 //!
-//! QUIC with ALPN [`ALPN`]. One bidirectional stream a request: the asker sends one [`Request`]
+//! QUIC with ALPN [`ALPN`], or substreams of the overlay where there is no way to a service's own
+//! port ([`Way`]; what differs there is in `stream::substream`). One bidirectional stream a request: the asker sends one [`Request`]
 //! frame and closes its side; the server sends one [`Response`] frame, then exactly as many bytes
 //! of body as it promised, then closes its side. A body that cannot be completed ends in a stream
 //! reset that carries a [`Code`]; it never ends cleanly. Closed connections carry a [`Code`] too.
@@ -48,16 +49,21 @@ mod farewell;
 mod frame;
 mod groups;
 mod message;
+mod stream;
 mod verified;
 mod walk;
 
 pub use code::{Code, UnknownCode};
 pub use cost::{Cost, Spent};
-pub use exchange::{Answer, ExchangeError, Patience, Promised, ask, get_blob};
+pub use exchange::{Answer, Carrier, ExchangeError, Patience, Promised, ask, get_blob};
 pub use farewell::{MAX_OTHERS, farewell, read_farewell};
-pub use frame::{FrameError, MAX_FRAME, ReadFrameError, decode_frame, encode_frame, read_frame};
+pub use frame::{
+    FrameError, MAX_FRAME, ReadExact, ReadFrameError, decode_frame, encode_frame, read_frame,
+};
 pub use groups::{Groups, get_groups};
 pub use message::{Busy, Encoding, MAX_HAS, Priority, Request, Response, ServiceStatus, Source};
+pub use stream::{Asked, StreamError, Way};
+pub(crate) use stream::{Ended, Gone, Receiver, Sender, accepted};
 pub(crate) use verified::nodes_len;
 pub use verified::{GROUP_LEN, Group, Outboard, Span, encode, group_count};
 pub(crate) use verified::{Node, node_count};

@@ -8,6 +8,8 @@
 //! same gates as any other: admission, breakers, budgets by IP. Only such addresses are dialled as
 //! come with the request and the policy allows.
 //!
+//! Where providers are said to be is remembered ([`whereabouts`]) for whoever dials them by their PeerId.
+//!
 //! Nothing here looks at a clock but the streams themselves: `now` is passed in, see
 //! [`Behaviour::expire`].
 
@@ -15,6 +17,7 @@ mod handler;
 mod talk;
 #[cfg(test)]
 mod tests;
+mod whereabouts;
 mod wire;
 
 use super::{
@@ -44,6 +47,7 @@ use std::{
     task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
+use whereabouts::Whereabouts;
 
 /// Which request.
 pub(crate) type RequestId = u64;
@@ -158,6 +162,7 @@ pub(crate) struct Behaviour {
     /// Dials of ours under way.
     dialling: usize,
     external: ExternalAddresses,
+    whereabouts: Whereabouts,
     /// At most two for each request.
     events: VecDeque<ToSwarm<Event, Job>>,
     waker: Option<Waker>,
@@ -188,6 +193,7 @@ impl Behaviour {
             to_dial: VecDeque::new(),
             dialling: 0,
             external: ExternalAddresses::default(),
+            whereabouts: Whereabouts::new(config.whereabouts),
             events: VecDeque::new(),
             waker: None,
         }
@@ -430,6 +436,17 @@ impl NetworkBehaviour for Behaviour {
         Ok(self.handler())
     }
 
+    /// Whoever dials a peer by its PeerId alone is told where it was said to be.
+    fn handle_pending_outbound_connection(
+        &mut self,
+        _: ConnectionId,
+        peer: Option<PeerId>,
+        _: &[Multiaddr],
+        _: Endpoint,
+    ) -> Result<Vec<Multiaddr>, ConnectionDenied> {
+        Ok(peer.map(|peer| self.whereabouts.of(&peer)).unwrap_or_default())
+    }
+
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
         self.external.on_swarm_event(&event);
         match event {
@@ -446,6 +463,11 @@ impl NetworkBehaviour for Behaviour {
         connection: ConnectionId,
         Done { id, result }: THandlerOutEvent<Self>,
     ) {
+        if let Ok(Reply::Answer(answer)) = &result {
+            for provider in &answer.providers {
+                self.whereabouts.told(provider);
+            }
+        }
         if self.sent.remove(&id).is_some() {
             let connections = self.connections.get(&peer).into_iter().flatten();
             let on = connections.copied().find(|known| known.id == connection);

@@ -10,6 +10,7 @@ use super::super::{
 };
 use crate::{AddressPolicy, Multiaddr, PeerId, address::without_peer, identity::key_of};
 use futures::{AsyncRead, AsyncReadExt};
+use libp2p::multiaddr::Protocol;
 use prost::Message as _;
 use std::io;
 
@@ -159,7 +160,10 @@ fn named(
             continue;
         }
         let mut addresses = Vec::new();
-        for bytes in named.addresses.iter().take(MAX_ADDRESSES) {
+        // One that says who and not where, see `Store::providers`.
+        let nowhere = Multiaddr::empty().with(Protocol::P2p(peer)).to_vec();
+        let told = named.addresses.iter().filter(|bytes| **bytes != nowhere);
+        for bytes in told.take(MAX_ADDRESSES) {
             match address(&peer, bytes, policy) {
                 Some(address) if !addresses.contains(&address) => addresses.push(address),
                 Some(_) => {}
@@ -188,7 +192,6 @@ mod tests {
     use super::*;
     use crate::identity::peer_id_of;
     use futures::{executor::block_on, io::Cursor};
-    use libp2p::multiaddr::Protocol;
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 

@@ -28,9 +28,12 @@ use crate::{
     identity::{key_of, peer_id_of},
 };
 use journal::Journal;
-use libp2p::kad::{
-    ProviderRecord, Record, RecordKey,
-    store::{Error, RecordStore, Result as StoreResult},
+use libp2p::{
+    kad::{
+        ProviderRecord, Record, RecordKey,
+        store::{Error, RecordStore, Result as StoreResult},
+    },
+    multiaddr::Protocol,
 };
 pub use limits::{Limits, Refused};
 pub(super) use limits::{MAX_ADDRESS_BYTES, MAX_ADDRESSES};
@@ -533,9 +536,17 @@ impl RecordStore for Store {
         Err(Error::MaxProvidedKeys)
     }
 
+    /// kad leaves a provider out of its answers that told no address and is not in the routing table, so
+    /// one behind a NAT would not be found. What it is told instead says who, and nothing of where.
     fn providers(&self, key: &RecordKey) -> Vec<ProviderRecord> {
-        let now = Instant::now();
-        Key::from_record_key(key).map(|key| self.providers_at(&key, now)).unwrap_or_default()
+        let Some(key) = Key::from_record_key(key) else { return Vec::new() };
+        let mut providers = self.providers_at(&key, Instant::now());
+        for record in &mut providers {
+            if record.addresses.is_empty() && record.provider != self.local {
+                record.addresses.push(Multiaddr::empty().with(Protocol::P2p(record.provider)));
+            }
+        }
+        providers
     }
 
     fn provided(&self) -> Self::ProvidedIter<'_> {
