@@ -42,6 +42,9 @@
 //!    take in time; raw, or with the hashes that let each 16 KiB verify as it arrives ([`wire`]). A body that cannot be
 //!    completed ends in a stream reset with a [`Code`](wire::Code).
 //!
+//! Without being asked, a relay fetches new content that is announced, and what follows the shard that
+//! somebody reads ([`warm`]), and finds out in which region it is ([`region`]).
+//!
 //! A super-node publishes files into the origin's store ([`content::publish`]); the [`client`] is a
 //! viewer of its own, and asks whether others serve what they claim to hold ([`client::probe`]).
 //!
@@ -50,7 +53,7 @@
 //! [`build`] makes a handle and a [`Driver`] and touches nothing. The driver runs: the server, one
 //! task for each connection (`server.max_connections`) and each request (`server.max_requests`), and
 //! one that gives turns where the rate is limited; the fills (`fill.parallel`); the health checks of
-//! sources; the announcer; the publisher (`publish.publishes`); what the cache does by
+//! sources; what fetches ahead (`warm.parallel`); the measuring of regions; the announcer; the publisher (`publish.publishes`); what the cache does by
 //! itself. All are joined when it ends.
 
 pub mod announce;
@@ -68,6 +71,7 @@ pub mod load;
 mod lookup;
 mod metrics;
 mod pace;
+pub mod region;
 pub mod server;
 mod standing;
 pub mod store;
@@ -76,17 +80,20 @@ mod sync;
 mod tests;
 mod transport;
 pub mod upstream;
+pub mod warm;
 pub mod wire;
 
 pub use config::Config;
 pub use content::{BlobId, ContentId, Manifest, Progress, ShardId, Stage};
 pub use driver::Driver;
 pub use error::{BuildError, Refusal, RunError};
-pub use handle::{NotReady, Phase, Relay, RelayStatus, Status};
+pub use handle::{NotReady, Phase, PrefetchStatus, Relay, RelayStatus, Status};
 pub use metrics::Metrics;
+pub use region::Region;
 pub use standing::{Standing, Unknown};
 pub use transport::{Cipher, Congestion, Quic, TlsError};
-pub use upstream::{Class, Directory, DirectoryError, Record, Source, TellError};
+pub use upstream::{Class, Directory, DirectoryError, Record, Source, SuperNode, TellError};
+pub use warm::{Account, Announced, Patron};
 
 use cache::Cache;
 use handle::Shared;
@@ -110,6 +117,8 @@ pub struct Deps {
     pub origin_dir: Option<PathBuf>,
     /// Folder of the relay's cache; with it the node is a relay.
     pub cache_dir: Option<PathBuf>,
+    /// The region that the operator names; without one, a relay finds out.
+    pub region: Option<Region>,
     /// Answer every question for a blob with `not found`, as if none were held, while all else goes
     /// on: what is held is announced, published, cached. For networks that test whether those who
     /// claim and do not deliver are noticed.
@@ -122,7 +131,8 @@ pub struct Deps {
 /// When a setting is out of bounds or no folder is given.
 pub fn build(config: Config, deps: Deps) -> Result<(Relay, Driver), BuildError> {
     config.validate()?;
-    let Deps { identity, directory, standing, metrics, origin_dir, cache_dir, withhold } = deps;
+    let Deps { identity, directory, standing, metrics, origin_dir, cache_dir, region, withhold } =
+        deps;
     if origin_dir.is_none() && cache_dir.is_none() {
         return Err(BuildError::NoRole);
     }
@@ -141,6 +151,8 @@ pub fn build(config: Config, deps: Deps) -> Result<(Relay, Driver), BuildError> 
         announce::build(&config.announce, Arc::clone(&directory), Arc::new(held), metrics.clone());
     let (publish_sender, publishes) = mpsc::channel(config.publish.publishes);
     let others = standing::Others::default();
+    let own = region::Own::new(region);
+    let (warmer, inbox) = warm::build(&config.warm, metrics.clone());
     let (phase, phase_receiver) = watch::channel(Phase::Starting);
 
     let shared = Shared {
@@ -154,6 +166,8 @@ pub fn build(config: Config, deps: Deps) -> Result<(Relay, Driver), BuildError> 
         phase: phase_receiver,
         publishes: publish_sender,
         others: others.clone(),
+        own: own.clone(),
+        warmer: cache.is_some().then(|| warmer.clone()),
     };
     let driver = Driver {
         config,
@@ -170,6 +184,9 @@ pub fn build(config: Config, deps: Deps) -> Result<(Relay, Driver), BuildError> 
         fill_runner,
         announcer,
         announce_runner,
+        own,
+        warmer,
+        inbox,
         publishes,
         phase,
         withhold,

@@ -4,6 +4,7 @@
 //! signed. So a lookup is two steps, and the second runs for all providers at once.
 
 use std::{
+    collections::HashSet,
     net::{IpAddr, SocketAddr},
     time::Duration,
 };
@@ -18,15 +19,15 @@ use nsn_p2p::{
     AddressPolicy, Overlay,
     dht::{self, Key, ProvideError},
     identity::key_of,
-    peers::ServiceRecord,
+    peers::{PeerView, Roles, ServiceRecord},
 };
 use nsn_relay::{
     BlobId, ContentId,
-    upstream::{Class, DirectoryError, Record, Source, TellError},
+    upstream::{Class, DirectoryError, Record, Source, SuperNode, TellError},
 };
 use tokio::{sync::watch, time::timeout};
 
-use super::{Slot, chain_view::ChainView};
+use super::{Slot, announcements::Announcements, chain_view::ChainView};
 
 /// Providers looked for on a miss; the race among sources uses fewer.
 const SOURCES: usize = 8;
@@ -62,17 +63,20 @@ pub struct Directory {
     chain: ChainView,
     policy: AddressPolicy,
     max_cached: usize,
+    announcements: Announcements,
 }
 
 impl Directory {
-    /// Of an overlay that provides at most `max_cached` cached keys.
+    /// Of an overlay that provides at most `max_cached` cached keys, and on which new content is
+    /// announced.
     pub(super) fn new(
         overlay: Slot<Overlay>,
         chain: ChainView,
         policy: AddressPolicy,
         max_cached: usize,
+        announcements: Announcements,
     ) -> Self {
-        Self { overlay, chain, policy, max_cached }
+        Self { overlay, chain, policy, max_cached, announcements }
     }
 
     /// Who provides a content, at most `limit` of them, with their service records.
@@ -135,6 +139,16 @@ impl Directory {
         Provider { peer, seeder_score, shard_addrs, load }
     }
 
+    /// A super-node that says in which region it is, if a peer is one that can be used.
+    async fn super_node(&self, overlay: &Overlay, peer: PeerId) -> Option<SuperNode> {
+        let record = timeout(RECORD_LIMIT, overlay.peers.service_record(peer)).await.ok()?.ok()?;
+        let region = record.region.as_ref().filter(|_| record.roles.super_node)?;
+        let region = region.as_str().parse().ok()?;
+        let addrs: Vec<_> = self.usable(&record).iter().filter_map(socket_addr).collect();
+        let source = Source { peer, addrs, seeder_score: None, load: Some(record.load) };
+        (!source.addrs.is_empty()).then_some(SuperNode { source, region })
+    }
+
     /// The addresses of a record that this node may dial.
     fn usable(&self, record: &ServiceRecord) -> Vec<Multiaddr> {
         record.shard_addrs.iter().filter(|addr| self.policy.allows(addr)).cloned().collect()
@@ -175,6 +189,34 @@ impl nsn_relay::upstream::Directory for Directory {
         })
     }
 
+    fn super_nodes(
+        &self,
+        named: Vec<PeerId>,
+        most: usize,
+    ) -> BoxFuture<'_, Result<Vec<SuperNode>, DirectoryError>> {
+        Box::pin(async move {
+            let overlay = self.overlay()?;
+            let connected = overlay.peers.list().await.map_err(failed)?;
+            let bound = |peer: &PeerId| {
+                let scores = key_of(peer).and_then(|key| self.chain.scores(&key));
+                scores.is_some_and(|scores| !scores.graylisted())
+            };
+            let authors = self.announcements.authors();
+            let mut peers = may_keep(named, roles(&connected), authors, bound);
+            peers.retain(|peer| *peer != overlay.peers.local());
+            // Some will turn out to be none.
+            peers.truncate(most.saturating_mul(2));
+            let found = stream::iter(peers)
+                .map(|peer| {
+                    let (this, overlay) = (self.clone(), overlay.clone());
+                    async move { this.super_node(&overlay, peer).await }
+                })
+                .buffer_unordered(ASKED_AT_ONCE)
+                .filter_map(std::future::ready);
+            Ok(found.take(most).collect().await)
+        })
+    }
+
     fn provide(&self, record: Record, class: Class) -> BoxFuture<'_, Result<(), TellError>> {
         let class = match class {
             Class::Kept => dht::Class::Kept,
@@ -210,6 +252,31 @@ impl nsn_relay::upstream::Directory for Directory {
         };
         stream::unfold(slot, next).boxed()
     }
+}
+
+/// What the connected peers are known to do.
+fn roles(connected: &[PeerView]) -> impl Iterator<Item = (PeerId, Option<Roles>)> {
+    connected.iter().filter_map(|view| Some((view.peer_id.parse().ok()?, view.roles)))
+}
+
+/// Peers that may be super-nodes, in the order in which they are worth asking: those of `named`, those of
+/// whom it is known, those that announce content, and connected ones of whom nothing is known. An account
+/// has to answer for all but the first (`bound`): keys cost nothing, and whoever is measured has a say in
+/// where this node is.
+fn may_keep(
+    named: Vec<PeerId>,
+    connected: impl Iterator<Item = (PeerId, Option<Roles>)>,
+    authors: Vec<PeerId>,
+    bound: impl Fn(&PeerId) -> bool,
+) -> Vec<PeerId> {
+    let (known, unknown): (Vec<_>, Vec<_>) = connected
+        .filter(|(_, roles)| roles.is_none_or(|roles| roles.super_node))
+        .partition(|(_, roles)| roles.is_some());
+    let peer = |(peer, _)| peer;
+    let others = known.into_iter().map(peer).chain(authors).chain(unknown.into_iter().map(peer));
+    let mut seen = HashSet::new();
+    let all = named.into_iter().chain(others.filter(bound));
+    all.filter(|peer| seen.insert(*peer)).collect()
 }
 
 fn not_told(error: ProvideError) -> TellError {
@@ -343,10 +410,29 @@ mod tests {
         for (before, after, barred) in [(neutral, slashed, false), (slashed, neutral, true)] {
             let chain = view_of(peer.key(), before, after);
             assert_eq!(chain.hint(&peer.key()), Some(after), "which it is ranked by");
-            let directory = Directory::new(Slot::empty(), chain, AddressPolicy::Any, 1);
+            let directory = Directory::new(
+                Slot::empty(),
+                chain,
+                AddressPolicy::Any,
+                1,
+                Announcements::default(),
+            );
             assert_eq!(directory.graylisted(&peer.peer_id()), barred);
             assert!(!directory.graylisted(&PeerId::random()), "nobody answers for it");
         }
+    }
+
+    #[test]
+    fn super_nodes_are_looked_for_where_they_are_likely_and_unbound_ones_only_if_named() {
+        let [named, known, relay, author, unknown, unbound] =
+            std::array::from_fn(|_| PeerId::random());
+        let does = |super_node| Some(Roles { super_node, relay: !super_node });
+        let connected =
+            [(unknown, None), (relay, does(false)), (known, does(true)), (unbound, does(true))];
+        let bound = |peer: &PeerId| ![unbound, named].contains(peer);
+        let authors = vec![author, unbound, known];
+        let found = may_keep(vec![named], connected.into_iter(), authors, bound);
+        assert_eq!(found, [named, known, author, unknown]);
     }
 
     #[test]

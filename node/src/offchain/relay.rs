@@ -20,6 +20,8 @@ pub(super) struct Service {
     pub(super) secret: [u8; 32],
     pub(super) origin_dir: Option<PathBuf>,
     pub(super) cache_dir: Option<PathBuf>,
+    /// The region that the operator names.
+    pub(super) region: Option<nsn_relay::Region>,
     pub(super) directory: Directory,
     pub(super) metrics: nsn_relay::Metrics,
     pub(super) slot: Slot<Relay>,
@@ -33,8 +35,17 @@ impl Service {
         mut fault: Option<config::Fault>,
         shutdown: CancellationToken,
     ) {
-        let Self { config, secret, origin_dir, cache_dir, directory, metrics, slot, withhold } =
-            self;
+        let Self {
+            config,
+            secret,
+            origin_dir,
+            cache_dir,
+            region,
+            directory,
+            metrics,
+            slot,
+            withhold,
+        } = self;
         supervise("relay", policy, slot, shutdown, move |token| {
             let (relay, driver) = nsn_relay::build(
                 config.clone(),
@@ -45,6 +56,7 @@ impl Service {
                     origin_dir: origin_dir.clone(),
                     cache_dir: cache_dir.clone(),
                     metrics: metrics.clone(),
+                    region: region.clone(),
                     withhold,
                 },
             )?;

@@ -160,6 +160,13 @@ impl Request {
             return Err(refusal);
         }
         self.viewer.set_served();
+        // Who fetches ahead itself, or asks as one relay asks another, plays nothing here.
+        if priority != Priority::Prefetch
+            && fill
+            && let Some(warmer) = &self.shared.warmer
+        {
+            warmer.read(id);
+        }
         self.reply.set_priority(priority);
         let found = tokio::select! {
             found = self.shared.lookup.find(id, range, fill) => found?,

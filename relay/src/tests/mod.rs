@@ -8,6 +8,8 @@ mod fuzz;
 mod keeping;
 mod lifecycle;
 mod probing;
+mod regions;
 mod upstreams;
 mod verified;
+mod warming;
 pub(crate) mod world;

@@ -1,7 +1,7 @@
 //! Nodes, viewers and misbehaving upstreams on loopback, with ports that the system chooses.
 
 use crate::{
-    BlobId, Config, Deps, Metrics, Relay, RunError, Source,
+    BlobId, Config, Deps, Metrics, Region, Relay, RunError, Source,
     client::{self, Address, Viewer},
     content::{Manifest, Progress, publish},
     server, transport,
@@ -38,6 +38,8 @@ pub(crate) fn config() -> Config {
     config.publish.shard_len = 64 * 1024;
     // What is on disk is read from there, so that tests can damage it.
     config.cache.memory = 0;
+    // What is asked of whom is what a test asks for.
+    config.warm.ahead = 0;
     config
 }
 
@@ -69,21 +71,33 @@ enum Folder {
 impl Node {
     pub(crate) async fn start(role: Role, config: Config) -> Self {
         let folder = Folder::Own(tempfile::tempdir().unwrap());
-        Self::start_in(folder, role, config, false).await
+        Self::start_in(folder, role, config, None, false).await
     }
 
     /// A node that denies what it holds.
     pub(crate) async fn start_withholding(role: Role, config: Config) -> Self {
         let folder = Folder::Own(tempfile::tempdir().unwrap());
-        Self::start_in(folder, role, config, true).await
+        Self::start_in(folder, role, config, None, true).await
     }
 
     /// A node in a folder that outlives it.
     pub(crate) async fn start_at(path: &Path, role: Role, config: Config) -> Self {
-        Self::start_in(Folder::Kept(path.into()), role, config, false).await
+        Self::start_in(Folder::Kept(path.into()), role, config, None, false).await
     }
 
-    async fn start_in(folder: Folder, role: Role, config: Config, withhold: bool) -> Self {
+    /// A relay whose operator says where it is.
+    pub(crate) async fn start_in_region(region: Region, config: Config) -> Self {
+        let folder = Folder::Own(tempfile::tempdir().unwrap());
+        Self::start_in(folder, Role::Relay, config, Some(region), false).await
+    }
+
+    async fn start_in(
+        folder: Folder,
+        role: Role,
+        config: Config,
+        region: Option<Region>,
+        withhold: bool,
+    ) -> Self {
         let metrics = Metrics::unregistered();
         let directory = Arc::new(Fake::default());
         let root = folder.path();
@@ -94,6 +108,7 @@ impl Node {
             metrics: metrics.clone(),
             origin_dir: matches!(role, Role::Origin | Role::Both).then(|| root.join("shards")),
             cache_dir: matches!(role, Role::Relay | Role::Both).then(|| root.join("relay")),
+            region,
             withhold,
         };
         let (relay, driver) = crate::build(config, deps).unwrap();

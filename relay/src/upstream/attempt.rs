@@ -4,8 +4,8 @@ use super::{DialError, Pool, Source};
 use crate::{
     content::BlobId,
     wire::{
-        Code, ExchangeError, Group, Groups, Node, Outboard, Patience, Promised, get_blob,
-        get_groups,
+        Code, ExchangeError, Group, Groups, Node, Outboard, Patience, Priority, Promised, get_blob,
+        get_groups_as,
     },
 };
 use bytes::Bytes;
@@ -49,6 +49,7 @@ pub(super) struct Question<'a> {
     pub(super) id: BlobId,
     /// Bytes of the blob; `None` for all.
     pub(super) range: Option<(u64, u64)>,
+    pub(super) priority: Priority,
     pub(super) patience: Patience,
 }
 
@@ -82,7 +83,7 @@ async fn step(
     question: &Question<'_>,
     stage: Stage,
 ) -> Result<Option<(Event, Stage)>, AttemptError> {
-    let Question { pool, source, id, range, patience } = question;
+    let Question { pool, source, id, range, priority, patience } = question;
     let failed = |reused| move |error| AttemptError::Exchange { error, reused };
     match stage {
         Stage::Dial => {
@@ -90,7 +91,8 @@ async fn step(
             Ok(Some((Event::Connected, Stage::Ask(pooled.connection, pooled.reused))))
         }
         Stage::Ask(connection, reused) => {
-            match get_groups(&connection, *id, *range, false, *patience).await {
+            let asked = get_groups_as(&connection, *priority, *id, *range, false, *patience).await;
+            match asked {
                 Ok(groups) => {
                     let len = groups.span().total();
                     Ok(Some((Event::Header { len }, Stage::Groups(Box::new(groups), reused))))

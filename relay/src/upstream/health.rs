@@ -180,7 +180,8 @@ impl Upstream {
 
     async fn check(self: Arc<Self>, source: Source) {
         let peer = source.peer;
-        let answered = timeout(self.config.health.timeout, self.status(&source)).await;
+        let within = self.config.health.timeout;
+        let answered = timeout(within, self.status(&source, within)).await;
         let now = Instant::now();
         match answered {
             Ok(Ok(took)) => lock(&self.book).answered(peer, took, now),
@@ -198,9 +199,12 @@ impl Upstream {
     }
 
     /// Asks a source for its status, and gives how long the answer took, without the handshake.
-    async fn status(&self, source: &Source) -> Result<Duration, String> {
+    pub(super) async fn status(
+        &self,
+        source: &Source,
+        within: Duration,
+    ) -> Result<Duration, String> {
         let pooled = self.pool.connection(source).await.map_err(|error| error.to_string())?;
-        let within = self.config.health.timeout;
         let patience = Patience { header: within, stall: within };
         let asked = Instant::now();
         let answer = async {

@@ -18,6 +18,7 @@ mod attempt;
 mod breaker;
 mod candidates;
 pub mod directory;
+mod distance;
 mod fetch;
 mod health;
 mod hedge;
@@ -27,7 +28,7 @@ mod race;
 mod rank;
 
 pub use breaker::BreakerConfig;
-pub use directory::{Class, Directory, DirectoryError, Record, Source, TellError};
+pub use directory::{Class, Directory, DirectoryError, Record, Source, SuperNode, TellError};
 pub use health::HealthConfig;
 pub use hedge::HedgeConfig;
 pub use pool::{DialError, PoolConfig};
@@ -38,7 +39,7 @@ use crate::{
     client::Address,
     metrics::Metrics,
     standing::Others,
-    wire::{Code, ExchangeError},
+    wire::{Code, ExchangeError, Priority},
 };
 use attempt::AttemptError;
 use breaker::Fault;
@@ -199,7 +200,7 @@ impl Upstream {
         }
     }
 
-    /// Fetches a blob into `growing`, `range` of it first. Gives it with the room that it takes; when
+    /// Fetches a blob into `growing`, `range` of it first, as urgent as `priority` says. Gives it with the room that it takes; when
     /// it fails, telling the readers is left to the caller.
     ///
     /// # Errors
@@ -208,8 +209,9 @@ impl Upstream {
         &self,
         growing: &Growing,
         range: Option<(u64, u64)>,
+        priority: Priority,
     ) -> Result<(Arc<Whole>, Room), FetchError> {
-        let fetch = Fetch::new(self, growing, range).run();
+        let fetch = Fetch::new(self, growing, range, priority).run();
         timeout(self.config.deadline, fetch).await.unwrap_or_else(|_| {
             tracing::debug!("{}: not within {:?}", growing.id(), self.config.deadline);
             self.metrics.upstream_failures_total.with_label_values(&["deadline"]).inc();

@@ -1,7 +1,7 @@
 //! The asking side of verified bodies: each 16 KiB group comes out as soon as it is proven.
 
 use super::{
-    Code, Encoding, ExchangeError, Patience, Request, Response, Source, ask,
+    Code, Encoding, ExchangeError, Patience, Priority, Request, Response, Source, ask,
     verified::{Decoder, Fault, Group, Node, Span, Step},
 };
 use crate::content::BlobId;
@@ -23,7 +23,23 @@ pub async fn get_groups(
     fill: bool,
     patience: Patience,
 ) -> Result<Groups, ExchangeError> {
-    let request = Request::Get { id, range, encoding: Encoding::Verified, fill };
+    get_groups_as(connection, Priority::Play, id, range, fill, patience).await
+}
+
+/// As [`get_groups`], and says how urgent it is, if it is anything but to be played.
+pub(crate) async fn get_groups_as(
+    connection: &Connection,
+    priority: Priority,
+    id: BlobId,
+    range: Option<(u64, u64)>,
+    fill: bool,
+    patience: Patience,
+) -> Result<Groups, ExchangeError> {
+    let encoding = Encoding::Verified;
+    let request = match priority {
+        Priority::Play => Request::Get { id, range, encoding, fill },
+        priority => Request::GetAs { priority, id, range, encoding, fill },
+    };
     let (header, stream) = ask(connection, &request, patience).await?.into_parts();
     let Response { length, total, source, .. } = header;
     let span = u32::try_from(total)

@@ -56,6 +56,7 @@ pub use cost::{Cost, Spent};
 pub use exchange::{Answer, ExchangeError, Patience, Promised, ask, get_blob};
 pub use farewell::{MAX_OTHERS, farewell, read_farewell};
 pub use frame::{FrameError, MAX_FRAME, ReadFrameError, decode_frame, encode_frame, read_frame};
+pub(crate) use groups::get_groups_as;
 pub use groups::{Groups, get_groups};
 pub use message::{Busy, Encoding, MAX_HAS, Priority, Request, Response, ServiceStatus, Source};
 pub(crate) use verified::nodes_len;
