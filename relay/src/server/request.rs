@@ -160,12 +160,9 @@ impl Request {
             return Err(refusal);
         }
         self.viewer.set_served();
-        // Who fetches ahead itself, or asks as one relay asks another, plays nothing here.
-        if priority != Priority::Prefetch
-            && fill
-            && let Some(warmer) = &self.shared.warmer
-        {
-            warmer.read(id);
+        if let Some(warmer) = &self.shared.warmer {
+            // Who fetches ahead itself, or asks as one relay asks another, plays nothing here.
+            warmer.read(id, fill && priority != Priority::Prefetch);
         }
         self.reply.set_priority(priority);
         let found = tokio::select! {

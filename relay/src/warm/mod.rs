@@ -39,7 +39,7 @@ use tokio::sync::mpsc;
 /// Announcements that wait to be looked at: 64 of about 100 bytes.
 const ANNOUNCEMENTS: usize = 64;
 
-/// Readings that wait: 1,024 of 32 bytes.
+/// Readings that wait: 1,024 of 33 bytes.
 const READINGS: usize = 1024;
 
 /// Manifests that wait: 8 of at most `warm.manifest_bytes`, 1 MiB each at its default.
@@ -130,16 +130,24 @@ impl Refused {
 #[derive(Clone)]
 pub(crate) struct Warmer {
     announced: mpsc::Sender<Announced>,
-    read: mpsc::Sender<BlobId>,
+    read: mpsc::Sender<Reading>,
     manifests: mpsc::Sender<Arc<Whole>>,
     longest_manifest: u32,
     metrics: Metrics,
 }
 
+/// A blob is read.
+#[derive(Clone, Copy, Debug)]
+struct Reading {
+    id: BlobId,
+    /// Whether what follows it is likely to be read next.
+    leads: bool,
+}
+
 /// What the runner is told.
 pub(crate) struct Inbox {
     announced: mpsc::Receiver<Announced>,
-    read: mpsc::Receiver<BlobId>,
+    read: mpsc::Receiver<Reading>,
     manifests: mpsc::Receiver<Arc<Whole>>,
 }
 
@@ -165,9 +173,9 @@ impl Warmer {
         }
     }
 
-    /// A viewer asks for a blob, to play it.
-    pub(crate) fn read(&self, id: BlobId) {
-        let _ = self.read.try_send(id);
+    /// A blob is asked for; `leads` says whether what follows it is likely to be asked for next.
+    pub(crate) fn read(&self, id: BlobId, leads: bool) {
+        let _ = self.read.try_send(Reading { id, leads });
     }
 
     /// A blob was fetched that somebody had asked for.

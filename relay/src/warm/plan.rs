@@ -7,8 +7,12 @@
 //! service has more to do than `warm.idle_below` says, and both are given up when prefetches of viewers
 //! are.
 
+mod words;
+
+pub(super) use words::{Cause, Meaning, Next, Outcome, Shelf, Wanted, What};
+
 use super::{
-    Account, Announced, Config, Patron, Refused,
+    Announced, Config, Patron, Refused,
     accounts::Accounts,
     contents::{Contents, head},
     ledger::Ledger,
@@ -20,91 +24,6 @@ use std::{
     num::NonZeroUsize,
     time::{Duration, Instant},
 };
-
-/// What this node has, and would take.
-pub(super) trait Shelf {
-    /// Whether a blob is held.
-    fn holds(&self, id: BlobId) -> bool;
-    /// Whether the disk would take a blob, if it were asked for once.
-    fn would_keep(&self, id: BlobId, len: u32) -> bool;
-    /// Whether memory would, for a while.
-    fn would_hold(&self, len: u32) -> bool;
-    /// Bytes that the cache may have on disk.
-    fn capacity(&self) -> u64;
-}
-
-/// Why a blob is wanted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Cause {
-    /// It was announced by who this account answers for.
-    Announced(Account),
-    /// What stands before it is read.
-    Ahead,
-}
-
-/// What a blob is said to be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum What {
-    /// The manifest of a content of so many shards and bytes.
-    Manifest {
-        shards: u32,
-        total_len: u64,
-    },
-    Shard,
-}
-
-/// A blob that is to be fetched ahead.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Wanted {
-    pub(super) id: BlobId,
-    /// Its length; of a manifest the most that it can have.
-    pub(super) len: u32,
-    pub(super) what: What,
-    pub(super) cause: Cause,
-    /// When it was wanted first.
-    since: Instant,
-    /// Whether its account has been charged.
-    paid: bool,
-}
-
-/// What is to be done now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Next {
-    /// Fetch it. To be [`done`](Plan::done) with, or [put back](Plan::put_back).
-    Fetch(Wanted),
-    /// One that waited is not fetched, and there may be more to do.
-    Refused(Refused),
-    /// Nothing before this.
-    At(Instant),
-    /// Nothing as long as the service is as full as it is.
-    Full,
-    /// Nothing until something else happens.
-    Nothing,
-}
-
-/// How a fetch ended.
-#[derive(Clone, Debug)]
-pub(super) enum Outcome {
-    /// It brought the blob, which is so long.
-    Whole {
-        len: u32,
-        /// What the blob says, if a manifest was wanted and it is one.
-        manifest: Option<Manifest>,
-        /// Whether it would not have been fetched otherwise.
-        ours: bool,
-    },
-    /// It did not.
-    Nothing,
-}
-
-/// What a reading meant.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Reading {
-    /// The blob had been fetched ahead.
-    pub(super) used: bool,
-    /// Why what follows is not fetched.
-    pub(super) refused: Option<Refused>,
-}
 
 /// See the module.
 pub(super) struct Plan {
@@ -180,17 +99,22 @@ impl Plan {
         Ok(())
     }
 
-    /// A viewer reads a blob: what follows it is wanted.
+    /// A blob is read, whoever by. Whether it had been fetched ahead.
+    pub(super) fn used(&mut self, id: BlobId) -> bool {
+        let first = |used: &mut bool| !std::mem::replace(used, true);
+        let running = self.running.get_mut(&id).is_some_and(|(_, used)| first(used));
+        self.ledger.used(id) || running
+    }
+
+    /// A viewer reads a blob to play it: what follows it is wanted.
     pub(super) fn read(
         &mut self,
         id: BlobId,
         shelf: &impl Shelf,
         fullness: u64,
         now: Instant,
-    ) -> Reading {
-        let first = |used: &mut bool| !std::mem::replace(used, true);
-        let running = self.running.get_mut(&id).is_some_and(|(_, used)| first(used));
-        let used = self.ledger.used(id) || running;
+    ) -> Meaning {
+        let used = self.used(id);
         let mut refused = None;
         for part in self.contents.after(id, self.config.ahead, self.config.ahead_bytes) {
             let next = BlobId::from(part.id);
@@ -217,7 +141,7 @@ impl Plan {
                 paid: true,
             });
         }
-        Reading { used, refused }
+        Meaning { used, refused }
     }
 
     /// Whether it is known what a blob is.

@@ -1,7 +1,7 @@
 //! Does what the plan says.
 
 use super::{
-    Config, Inbox, Refused,
+    Config, Inbox, Reading, Refused,
     plan::{Cause, Next, Outcome, Plan, Shelf, Wanted, What},
     refused,
 };
@@ -109,7 +109,10 @@ impl Runner {
                         refused(&self.metrics, reason);
                     }
                 }
-                Some(id) = self.inbox.read.recv() => self.on_read(id, &mut plan, &mut running),
+                Some(Reading { id, leads }) = self.inbox.read.recv() => match leads {
+                    true => self.on_read(id, &mut plan, &mut running),
+                    false => self.count_use(plan.used(id)),
+                },
                 Some(whole) = self.inbox.manifests.recv() => {
                     plan.learn(whole.id(), Manifest::decode(whole.bytes()).ok().as_ref());
                     // Whoever asked for it is about to ask for what it names.
@@ -252,11 +255,15 @@ impl Runner {
         }
     }
 
-    fn go_on(&self, id: BlobId, plan: &mut Plan) {
-        let reading = plan.read(id, &self.held(), self.pressure.percent(), Instant::now());
-        if reading.used {
+    fn count_use(&self, used: bool) {
+        if used {
             self.metrics.prefetches_used_total.inc();
         }
+    }
+
+    fn go_on(&self, id: BlobId, plan: &mut Plan) {
+        let reading = plan.read(id, &self.held(), self.pressure.percent(), Instant::now());
+        self.count_use(reading.used);
         if let Some(reason) = reading.refused {
             refused(&self.metrics, reason);
         }

@@ -1,5 +1,8 @@
 use super::*;
-use crate::content::{ShardId, manifest::Part};
+use crate::{
+    content::{ShardId, manifest::Part},
+    warm::Account,
+};
 use proptest::prelude::*;
 use std::{cell::RefCell, collections::BTreeSet};
 
@@ -176,12 +179,12 @@ fn what_follows_a_shard_that_is_read_is_fetched_and_counts_as_used_when_read() {
     let now = Instant::now();
     let (mut plan, shelf, film) = (Plan::new(config(), now), shelf(), film(1, 9));
     plan.learn(film.id().into(), Some(&film));
-    assert_eq!(plan.read(shard(1, 2), &shelf, 0, now), Reading::default());
+    assert_eq!(plan.read(shard(1, 2), &shelf, 0, now), Meaning::default());
     let ahead = [3, 4, 5, 6].map(|at| shard(1, at));
     assert_eq!(run(&mut plan, &shelf, &film, now).0, ahead);
     // The next reading finds the first of them, and wants one more.
-    assert_eq!(plan.read(shard(1, 3), &shelf, 0, now), Reading { used: true, refused: None });
-    assert_eq!(plan.read(shard(1, 3), &shelf, 0, now), Reading { used: false, refused: None });
+    assert_eq!(plan.read(shard(1, 3), &shelf, 0, now), Meaning { used: true, refused: None });
+    assert_eq!(plan.read(shard(1, 3), &shelf, 0, now), Meaning { used: false, refused: None });
     assert_eq!(run(&mut plan, &shelf, &film, now).0, [shard(1, 7)]);
     assert_eq!(plan.unread(), 4 * u64::from(LEN));
 }
