@@ -3,8 +3,9 @@
 //! A provider record names a peer and no address; the address is asked of that peer, whose answer it
 //! signed. So a lookup is two steps, and the second runs for all providers at once.
 
+mod super_nodes;
+
 use std::{
-    collections::HashSet,
     net::{IpAddr, SocketAddr},
     time::Duration,
 };
@@ -19,7 +20,7 @@ use nsn_p2p::{
     AddressPolicy, Overlay,
     dht::{self, Key, ProvideError},
     identity::key_of,
-    peers::{PeerView, Roles, ServiceRecord},
+    peers::ServiceRecord,
 };
 use nsn_relay::{
     BlobId, ContentId,
@@ -139,16 +140,6 @@ impl Directory {
         Provider { peer, seeder_score, shard_addrs, load }
     }
 
-    /// A super-node that says in which region it is, if a peer is one that can be used.
-    async fn super_node(&self, overlay: &Overlay, peer: PeerId) -> Option<SuperNode> {
-        let record = timeout(RECORD_LIMIT, overlay.peers.service_record(peer)).await.ok()?.ok()?;
-        let region = record.region.as_ref().filter(|_| record.roles.super_node)?;
-        let region = region.as_str().parse().ok()?;
-        let addrs: Vec<_> = self.usable(&record).iter().filter_map(socket_addr).collect();
-        let source = Source { peer, addrs, seeder_score: None, load: Some(record.load) };
-        (!source.addrs.is_empty()).then_some(SuperNode { source, region })
-    }
-
     /// The addresses of a record that this node may dial.
     fn usable(&self, record: &ServiceRecord) -> Vec<Multiaddr> {
         record.shard_addrs.iter().filter(|addr| self.policy.allows(addr)).cloned().collect()
@@ -194,27 +185,7 @@ impl nsn_relay::upstream::Directory for Directory {
         named: Vec<PeerId>,
         most: usize,
     ) -> BoxFuture<'_, Result<Vec<SuperNode>, DirectoryError>> {
-        Box::pin(async move {
-            let overlay = self.overlay()?;
-            let connected = overlay.peers.list().await.map_err(failed)?;
-            let bound = |peer: &PeerId| {
-                let scores = key_of(peer).and_then(|key| self.chain.scores(&key));
-                scores.is_some_and(|scores| !scores.graylisted())
-            };
-            let authors = self.announcements.authors();
-            let mut peers = may_keep(named, roles(&connected), authors, bound);
-            peers.retain(|peer| *peer != overlay.peers.local());
-            // Some will turn out to be none.
-            peers.truncate(most.saturating_mul(2));
-            let found = stream::iter(peers)
-                .map(|peer| {
-                    let (this, overlay) = (self.clone(), overlay.clone());
-                    async move { this.super_node(&overlay, peer).await }
-                })
-                .buffer_unordered(ASKED_AT_ONCE)
-                .filter_map(std::future::ready);
-            Ok(found.take(most).collect().await)
-        })
+        Box::pin(self.find_super_nodes(named, most))
     }
 
     fn provide(&self, record: Record, class: Class) -> BoxFuture<'_, Result<(), TellError>> {
@@ -252,31 +223,6 @@ impl nsn_relay::upstream::Directory for Directory {
         };
         stream::unfold(slot, next).boxed()
     }
-}
-
-/// What the connected peers are known to do.
-fn roles(connected: &[PeerView]) -> impl Iterator<Item = (PeerId, Option<Roles>)> {
-    connected.iter().filter_map(|view| Some((view.peer_id.parse().ok()?, view.roles)))
-}
-
-/// Peers that may be super-nodes, in the order in which they are worth asking: those of `named`, those of
-/// whom it is known, those that announce content, and connected ones of whom nothing is known. An account
-/// has to answer for all but the first (`bound`): keys cost nothing, and whoever is measured has a say in
-/// where this node is.
-fn may_keep(
-    named: Vec<PeerId>,
-    connected: impl Iterator<Item = (PeerId, Option<Roles>)>,
-    authors: Vec<PeerId>,
-    bound: impl Fn(&PeerId) -> bool,
-) -> Vec<PeerId> {
-    let (known, unknown): (Vec<_>, Vec<_>) = connected
-        .filter(|(_, roles)| roles.is_none_or(|roles| roles.super_node))
-        .partition(|(_, roles)| roles.is_some());
-    let peer = |(peer, _)| peer;
-    let others = known.into_iter().map(peer).chain(authors).chain(unknown.into_iter().map(peer));
-    let mut seen = HashSet::new();
-    let all = named.into_iter().chain(others.filter(bound));
-    all.filter(|peer| seen.insert(*peer)).collect()
 }
 
 fn not_told(error: ProvideError) -> TellError {
@@ -420,19 +366,6 @@ mod tests {
             assert_eq!(directory.graylisted(&peer.peer_id()), barred);
             assert!(!directory.graylisted(&PeerId::random()), "nobody answers for it");
         }
-    }
-
-    #[test]
-    fn super_nodes_are_looked_for_where_they_are_likely_and_unbound_ones_only_if_named() {
-        let [named, known, relay, author, unknown, unbound] =
-            std::array::from_fn(|_| PeerId::random());
-        let does = |super_node| Some(Roles { super_node, relay: !super_node });
-        let connected =
-            [(unknown, None), (relay, does(false)), (known, does(true)), (unbound, does(true))];
-        let bound = |peer: &PeerId| ![unbound, named].contains(peer);
-        let authors = vec![author, unbound, known];
-        let found = may_keep(vec![named], connected.into_iter(), authors, bound);
-        assert_eq!(found, [named, known, author, unknown]);
     }
 
     #[test]
