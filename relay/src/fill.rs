@@ -8,6 +8,9 @@
 //! fetched twice in a row for want of a moment. Only the fetching counts against the bound of fills:
 //! when the disk is slower than the network, blobs that wait to be written fill up `upstream.memory`,
 //! which slows the fetching down and refuses nobody.
+//!
+//! What is fetched ahead of everybody (`Fills::ahead`) is a fill too, which anybody may join. Until somebody
+//! does, it stops when it is given up.
 
 use crate::{
     announce::Announcer,
