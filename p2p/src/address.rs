@@ -96,6 +96,11 @@ pub(crate) fn without_peer(addr: &Multiaddr) -> Multiaddr {
     addr.iter().take_while(|p| !matches!(p, Protocol::P2p(_))).collect()
 }
 
+/// Whether an address is of a transport over UDP.
+pub(crate) fn is_udp(addr: &Multiaddr) -> bool {
+    addr.iter().any(|part| matches!(part, Protocol::Udp(_)))
+}
+
 /// The IP an address begins with.
 pub(crate) fn ip_of(addr: &Multiaddr) -> Option<IpAddr> {
     match addr.iter().next()? {

@@ -3,7 +3,7 @@
 use crate::{
     Config, Identity, Metrics, Protocols, Reputation, RunError,
     connections::{self, Door},
-    dht, gossip,
+    dht, gossip, nat,
     peers::{Codec, dialling},
 };
 use libp2p::{
@@ -27,6 +27,8 @@ pub(crate) struct Behaviour {
     bulk: gossip::Watched,
     pub(crate) services: request_response::Behaviour<Codec>,
     mdns: Toggle<mdns::tokio::Behaviour>,
+    pub(crate) autonat: nat::client::Behaviour,
+    dial_backs: Toggle<nat::server::Behaviour>,
 }
 
 impl Behaviour {
@@ -61,9 +63,19 @@ impl Behaviour {
         } else {
             None
         };
+        let dial_backs = config.nat.server.enabled.then(|| {
+            let served = metrics.nat.served.clone();
+            nat::server::Behaviour::new(&config.nat.server, door.clone(), served)
+        });
         Ok(Self {
+            autonat: nat::client::Behaviour::new(door.clone(), config.nat.test_timeout),
+            dial_backs: dial_backs.into(),
+            dialling: dialling::Behaviour::new(
+                &config.peers.breaker,
+                door.clone(),
+                metrics.clone(),
+            ),
             connections: connections::Behaviour::new(door, reputation),
-            dialling: dialling::Behaviour::new(&config.peers.breaker, metrics.clone()),
             identify: identify::Behaviour::new(identify),
             ping: ping::Behaviour::new(ping::Config::new()),
             kad: dht::behaviour(local, &config.dht, policy, protocols),

@@ -1,7 +1,7 @@
 //! From configuration to handles and driver, without I/O.
 
 use crate::{
-    BuildError, Config, Driver, Identity, Metrics, Overlay, Reputation, dht, gossip, peers,
+    BuildError, Config, Driver, Identity, Metrics, Overlay, Reputation, dht, gossip, nat, peers,
 };
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -30,6 +30,7 @@ pub fn build(config: Config, deps: Deps) -> Result<(Overlay, Driver), BuildError
     let (dht, dht_commands) = dht::channel(dht_queue, metrics);
     let (peers, peers_ends) =
         peers::channel(config.command_queue, deps.identity.peer_id(), metrics);
-    let driver = Driver::new(config, deps, gossip_ends, dht_commands, peers_ends);
-    Ok((Overlay { gossip, dht, peers }, driver))
+    let (nat, nat_commands) = nat::channel(config.command_queue, metrics);
+    let driver = Driver::new(config, deps, gossip_ends, dht_commands, peers_ends, nat_commands);
+    Ok((Overlay { gossip, dht, peers, nat }, driver))
 }

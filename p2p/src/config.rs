@@ -1,6 +1,8 @@
 //! Configuration of the overlay. Each domain owns its part.
 
-use crate::{AddressPolicy, BuildError, Multiaddr, bootstrap, connections, dht, gossip, peers};
+use crate::{
+    AddressPolicy, BuildError, Multiaddr, bootstrap, connections, dht, gossip, nat, peers,
+};
 use libp2p::multiaddr::Protocol;
 use serde::{Deserialize, Serialize};
 use std::{path::PathBuf, time::Duration};
@@ -11,18 +13,19 @@ use std::{path::PathBuf, time::Duration};
 pub struct Config {
     /// Addresses to listen on. Default `/ip4/0.0.0.0/udp/9000/quic-v1` and `/ip4/0.0.0.0/tcp/9000`.
     pub listen: Vec<Multiaddr>,
-    /// Addresses under which others reach this node, where it cannot see them itself: behind a
-    /// router that forwards a port, say. Addresses it listens on count by themselves if
-    /// `address_policy` allows them. A node without any takes no part in serving the directory.
-    /// Default none.
+    /// Addresses under which others reach this node, where it cannot find them out itself: behind a
+    /// router that forwards a port, say. They are told whatever dial-backs say. Addresses it
+    /// listens on count by themselves if `address_policy` allows them, until dial-backs fail; what
+    /// a router maps or peers see counts once it was dialled back. A node without any takes no part
+    /// in serving the directory. Default none.
     pub public_addrs: Vec<Multiaddr>,
     /// Which addresses are dialled and kept. Default `global`; `any` on dev and local chains.
     pub address_policy: AddressPolicy,
     /// Agent version told to peers. Default `nsn-node/<version>`.
     pub agent: String,
-    /// Folder for what the overlay keeps over a restart: known peers, bans, the directory. Made if it
-    /// is not there.
-    /// Without one, a restart begins with nothing. The node sets it to `overlay` under its base path.
+    /// Folder for what the overlay keeps over a restart: known peers, bans, the directory. Made if
+    /// it is not there. Without one, a restart begins with nothing. The node sets it to `overlay`
+    /// under its base path.
     #[serde(skip)]
     pub dir: Option<PathBuf>,
     /// Period of the driver's housekeeping: scores, expiry, retries. Default 1 s.
@@ -32,10 +35,10 @@ pub struct Config {
     /// of it, at any time. Default 2 s.
     #[serde(with = "humantime_serde")]
     pub close_timeout: Duration,
-    /// Commands that may wait in the channel of the peers, and in that of the directory unless
-    /// `dht.max_waiting` is more; beyond it a call answers `Busy`. Default 1,024. Worst case 1,024 *
-    /// 1 KiB = 1 MiB each. (Gossip commands hold payloads and have a queue of their own,
-    /// `gossip.publish_queue`.)
+    /// Commands that may wait in the channel of the peers and in that of reachability, and in that
+    /// of the directory unless `dht.max_waiting` is more; beyond it a call answers `Busy`. Default
+    /// 1,024. Worst case 1,024 * 1 KiB = 1 MiB each. (Gossip commands hold payloads and have a
+    /// queue of their own, `gossip.publish_queue`.)
     pub command_queue: usize,
     /// Gossip.
     pub gossip: gossip::Config,
@@ -47,6 +50,8 @@ pub struct Config {
     pub admission: connections::Config,
     /// Finding the first peers.
     pub bootstrap: bootstrap::Config,
+    /// Being reached from outside.
+    pub nat: nat::Config,
 }
 
 impl Default for Config {
@@ -69,13 +74,14 @@ impl Default for Config {
             peers: peers::Config::default(),
             admission: connections::Config::default(),
             bootstrap: bootstrap::Config::default(),
+            nat: nat::Config::default(),
         }
     }
 }
 
 impl Config {
-    /// Checks what types cannot say. [`build`](crate::build) does it too; whoever wants to refuse bad
-    /// settings before anything starts calls it first.
+    /// Checks what types cannot say. [`build`](crate::build) does it too; whoever wants to refuse
+    /// bad settings before anything starts calls it first.
     ///
     /// # Errors
     /// Names the first setting that makes no sense, and what would.
@@ -105,7 +111,8 @@ impl Config {
         self.dht.validate()?;
         self.peers.validate()?;
         self.admission.validate()?;
-        self.bootstrap.validate()
+        self.bootstrap.validate()?;
+        self.nat.validate()
     }
 }
 

@@ -1,7 +1,7 @@
 //! The one task that owns the swarm: select an event or a command, hand it to its domain, apply.
 
 use crate::{
-    AddressPolicy, Config, Deps, Metrics, PeerId, Protocols, Reputation, RunError,
+    Config, Deps, Metrics, PeerId, Protocols, Reputation, RunError,
     address::ip_of,
     behaviour::{Behaviour, BehaviourEvent},
     bootstrap::{self, Bootstrap},
@@ -9,12 +9,13 @@ use crate::{
     dht::{self, Dht},
     gossip::{self, Channel, Gossip, Heard},
     identity::key_of,
+    nat::{self, Nat, News},
     peers::{self, Book, Changes, Context, Peers, Saver},
     transport,
 };
 use futures::StreamExt;
 use libp2p::{
-    Multiaddr, TransportError, mdns,
+    Multiaddr, TransportError, identify, mdns,
     multiaddr::Protocol,
     swarm::{self, ConnectionId, Swarm, SwarmEvent},
 };
@@ -37,6 +38,7 @@ pub struct Driver {
     gossip: gossip::Ends,
     dht: mpsc::Receiver<dht::Command>,
     peers: peers::Ends,
+    nat: mpsc::Receiver<nat::Command>,
 }
 
 impl Driver {
@@ -46,15 +48,16 @@ impl Driver {
         gossip: gossip::Ends,
         dht: mpsc::Receiver<dht::Command>,
         peers: peers::Ends,
+        nat: mpsc::Receiver<nat::Command>,
     ) -> Self {
-        Self { config, deps, gossip, dht, peers }
+        Self { config, deps, gossip, dht, peers, nat }
     }
 
     /// Listens, connects and serves until `shutdown` is cancelled; then closes all connections,
     /// writes the peer book and returns, within `close_timeout`. Must be called within a tokio
     /// runtime. An address that cannot be listened on ends it at once.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), RunError> {
-        let Self { config, deps, gossip, dht, peers } = self;
+        let Self { config, deps, gossip, dht, peers, nat } = self;
         // Dropped last, after what would set the gauges.
         let _down = Down(deps.metrics.clone());
         let tasks = TaskTracker::new();
@@ -64,6 +67,7 @@ impl Driver {
             gossip: gossip.commands,
             dht,
             peers: peers.commands,
+            nat,
             reputation: Some(deps.reputation_changed.clone()),
         };
         let kept = connections::load(config.dir.clone()).await;
@@ -102,6 +106,7 @@ impl Driver {
                     Some(batch) => overlay.on_verdicts(batch),
                     None => break Err(RunError::Validation),
                 },
+                news = overlay.nat.news() => overlay.on_news(news),
                 _ = ticks.tick() => overlay.on_tick(),
                 () = until(wakes_at) => {}
             }
@@ -109,6 +114,8 @@ impl Driver {
         };
         // Callers whose commands wait are answered `Closed` from here on.
         drop(inbox);
+        // The router is told while connections close.
+        overlay.nat.close();
         // Closing a connection takes at most half of the time, see `transport`; a quarter is left for
         // what ends after it.
         let begun = tokio::time::Instant::now();
@@ -152,6 +159,7 @@ enum Input {
     Gossip(gossip::Command),
     Dht(dht::Command),
     Peers(peers::Command),
+    Nat(nat::Command),
     ReputationChanged,
 }
 
@@ -159,6 +167,7 @@ struct Inbox {
     gossip: mpsc::Receiver<gossip::Command>,
     dht: mpsc::Receiver<dht::Command>,
     peers: mpsc::Receiver<peers::Command>,
+    nat: mpsc::Receiver<nat::Command>,
     /// Gone once its sender is.
     reputation: Option<watch::Receiver<u64>>,
 }
@@ -177,6 +186,7 @@ impl Inbox {
                 Some(command) = self.gossip.recv() => return Input::Gossip(command),
                 Some(command) = self.dht.recv() => return Input::Dht(command),
                 Some(command) = self.peers.recv() => return Input::Peers(command),
+                Some(command) = self.nat.recv() => return Input::Nat(command),
                 changed = reputation_changed => {
                     if changed {
                         return Input::ReputationChanged;
@@ -190,13 +200,11 @@ impl Inbox {
 
 /// The swarm and the domains.
 struct Running {
-    policy: AddressPolicy,
-    /// Reachable by the operator's word, listened on or not.
-    public_addrs: Vec<Multiaddr>,
     swarm: Swarm<Behaviour>,
     gossip: Gossip,
     dht: Dht,
     peers: Peers,
+    nat: Nat,
     bootstrap: Bootstrap,
     changes: watch::Sender<Changes>,
     door: Door,
@@ -239,6 +247,7 @@ impl Running {
         );
         // Ends when `gossip` is dropped.
         tasks.spawn(validation.run());
+        let nat = Nat::start(&config, metrics.nat.clone(), tasks, Instant::now());
         let tasks = tasks.clone();
         let settings = swarm::Config::with_executor(move |task| {
             tasks.spawn(task);
@@ -248,12 +257,8 @@ impl Running {
         for address in &config.listen {
             listen(&mut swarm, address)?;
         }
-        for address in &config.public_addrs {
-            swarm.add_external_address(address.clone());
-        }
         Ok(Self {
-            policy,
-            public_addrs: config.public_addrs,
+            nat,
             gossip,
             dht: Dht::new(
                 identity.peer_id(),
@@ -308,6 +313,7 @@ impl Running {
                 let (peers, cx) = self.peers();
                 peers.on_command(command, cx);
             }
+            Input::Nat(command) => self.nat.on_command(command, &self.swarm, Instant::now()),
             Input::ReputationChanged => {
                 let behaviours = self.swarm.behaviour_mut().gossip();
                 self.gossip.apply_scores(behaviours, Instant::now());
@@ -341,6 +347,7 @@ impl Running {
                 ..
             } => {
                 self.peers.on_established(peer_id, connection_id, &endpoint, now);
+                self.nat.on_established(connection_id, &endpoint, now);
                 self.bootstrap.on_connected(&peer_id, now);
                 if endpoint.is_dialer() {
                     self.on_reached(&peer_id, connection_id, num_established.get() > 1);
@@ -350,12 +357,17 @@ impl Running {
                 self.gossip.on_connected(peer_id, ip, behaviours, now);
             }
             SwarmEvent::ConnectionClosed { peer_id, connection_id, .. } => {
+                self.nat.on_closed(connection_id, now);
                 if self.peers.on_closed(&peer_id, connection_id, now, unix_ms()) {
                     self.gossip.on_disconnected(&peer_id);
                 }
             }
             SwarmEvent::OutgoingConnectionError { peer_id, connection_id, error, .. } => {
                 tracing::debug!(%error, "dialling failed");
+                if self.door.is_dial_back(connection_id) {
+                    // It says something of an address, and nothing of the peer.
+                    return Ok(());
+                }
                 self.peers.on_dial_failed(peer_id, connection_id, &error);
                 if let Some(peer) = peer_id {
                     self.bootstrap.on_failed(&peer);
@@ -369,17 +381,11 @@ impl Running {
             }
             SwarmEvent::NewListenAddr { address, .. } => {
                 tracing::info!(%address, "overlay listens");
-                // Nobody dials back to try; what is listened on and may be dialled counts as
-                // reachable, so that the node serves the directory and its records carry addresses.
-                if self.policy.allows(&address) {
-                    self.swarm.add_external_address(address);
-                }
+                self.nat.on_listening(&address, now);
             }
             SwarmEvent::ExpiredListenAddr { address, .. } => {
                 tracing::info!(%address, "overlay no longer listens");
-                if !self.public_addrs.contains(&address) {
-                    self.swarm.remove_external_address(&address);
-                }
+                self.nat.on_silent(&address, now);
             }
             SwarmEvent::ListenerClosed { reason, addresses, .. } => {
                 let reason = reason.err().map_or_else(|| "closed".to_owned(), |e| e.to_string());
@@ -438,6 +444,9 @@ impl Running {
                 peers.on_services(event, cx);
             }
             BehaviourEvent::Identify(event) => {
+                if let identify::Event::Received { connection_id, info, .. } = &event {
+                    self.nat.on_observed(*connection_id, &info.observed_addr, now);
+                }
                 let (peers, mut cx) = self.peers();
                 peers.on_identify(event, &mut cx);
             }
@@ -448,6 +457,9 @@ impl Running {
                 }
             }
             BehaviourEvent::Mdns(mdns::Event::Expired(_)) => {}
+            BehaviourEvent::Autonat(tested) => self.nat.on_tested(tested, now),
+            // How often, the metrics say.
+            BehaviourEvent::DialBacks(_) => {}
             BehaviourEvent::Connections(never) | BehaviourEvent::Dialling(never) => match never {},
         }
     }
@@ -462,8 +474,13 @@ impl Running {
         self.gossip.on_verdicts(batch, behaviours, Instant::now(), unix_ms());
     }
 
+    fn on_news(&mut self, news: News) {
+        self.nat.on_news(news, Instant::now());
+    }
+
     fn on_tick(&mut self) {
         let now = Instant::now();
+        self.nat.on_tick(now);
         self.dht.on_tick(&mut self.swarm.behaviour_mut().kad, now, unix_ms());
         self.peers.on_tick(now, unix_ms());
         self.swarm.behaviour_mut().dialling.on_tick(now);
@@ -502,6 +519,7 @@ impl Running {
 
     /// After every turn: starts what waits, and tells watchers what has changed.
     fn advance(&mut self) {
+        self.nat.advance(&mut self.swarm, Instant::now());
         self.check_peers();
         self.dht.advance(self.swarm.behaviour_mut().dht(), Instant::now(), unix_ms());
         while let Some(dht::Output::Located(peer, addrs)) = self.dht.next_output() {
@@ -600,14 +618,14 @@ pub(crate) fn unix_ms() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Identity, testnet};
+    use crate::{AddressPolicy, Identity, testnet};
     use libp2p::{core::transport::ListenerId, kad::Mode};
 
-    /// A public node with one address given by its operator.
-    fn running(public: &Multiaddr) -> Running {
+    /// A node of a public network, with such addresses given by its operator.
+    fn running(public: &[Multiaddr]) -> Running {
         let config = Config {
             address_policy: AddressPolicy::Global,
-            public_addrs: vec![public.clone()],
+            public_addrs: public.to_vec(),
             ..testnet::config()
         };
         let chain = Arc::new(testnet::StaticReputation::default());
@@ -626,25 +644,47 @@ mod tests {
         Running::start(config, deps, door, Vec::new(), changes, kept, &TaskTracker::new()).unwrap()
     }
 
+    fn addr(text: &str) -> Multiaddr {
+        text.parse().unwrap()
+    }
+
+    fn listens(running: &mut Running, address: &Multiaddr) {
+        let (listener_id, address) = (ListenerId::next(), address.clone());
+        running.on_event(SwarmEvent::NewListenAddr { listener_id, address }).unwrap();
+        running.advance();
+    }
+
+    fn gone(running: &mut Running, address: &Multiaddr) {
+        let (listener_id, address) = (ListenerId::next(), address.clone());
+        running.on_event(SwarmEvent::ExpiredListenAddr { listener_id, address }).unwrap();
+        running.advance();
+    }
+
     #[tokio::test]
     async fn a_public_node_that_listens_on_a_global_address_serves_the_directory() {
-        let addr = |text: &str| text.parse::<Multiaddr>().unwrap();
-        let (public, global) = (addr("/ip4/9.9.9.9/tcp/9000"), addr("/ip4/8.8.8.8/tcp/9000"));
-        let mut running = running(&public);
-        running.swarm.remove_external_address(&public);
-        let listens =
-            |address| SwarmEvent::NewListenAddr { listener_id: ListenerId::next(), address };
-        let gone =
-            |address| SwarmEvent::ExpiredListenAddr { listener_id: ListenerId::next(), address };
-        running.on_event(listens(addr("/ip4/10.0.0.1/tcp/9000"))).unwrap();
+        let global = addr("/ip4/8.8.8.8/tcp/9000");
+        let mut running = running(&[]);
+        listens(&mut running, &addr("/ip4/10.0.0.1/tcp/9000"));
         assert_eq!(running.swarm.external_addresses().count(), 0, "private");
         assert_eq!(running.swarm.behaviour().kad.mode(), Mode::Client);
-        running.on_event(listens(global.clone())).unwrap();
-        running.on_event(listens(public.clone())).unwrap();
+        listens(&mut running, &global);
         assert_eq!(running.swarm.behaviour().kad.mode(), Mode::Server);
-        running.on_event(gone(global)).unwrap();
-        running.on_event(gone(public.clone())).unwrap();
+        gone(&mut running, &global);
+        assert_eq!(running.swarm.external_addresses().count(), 0);
+    }
+
+    #[tokio::test]
+    async fn the_word_of_the_operator_stands_listened_on_or_not() {
+        let (public, global) = (addr("/ip4/9.9.9.9/tcp/9000"), addr("/ip4/8.8.8.8/tcp/9000"));
+        let mut running = running(std::slice::from_ref(&public));
+        for address in [&global, &public] {
+            listens(&mut running, address);
+        }
+        assert_eq!(running.swarm.external_addresses().count(), 2);
+        for address in [&global, &public] {
+            gone(&mut running, address);
+        }
         let left: Vec<_> = running.swarm.external_addresses().collect();
-        assert_eq!(left, [&public], "the operator's word stands");
+        assert_eq!(left, [&public]);
     }
 }

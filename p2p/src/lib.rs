@@ -1,6 +1,6 @@
 //! The NSN overlay: a libp2p network of its own, beside the chain's block network.
 //!
-//! Three kinds of work share one swarm, and each has a handle of its own:
+//! Four kinds of work share one swarm, and each has a handle of its own:
 //!
 //! - **gossip** ([`GossipHandle`]): six topics over two gossipsub behaviours, `control` and `bulk`,
 //!   because flood publish, size and queue are settings of a whole behaviour. Every message is one
@@ -11,11 +11,14 @@
 //! - **peers** ([`PeersHandle`]): connections, what is known of each peer, bans, and signed service
 //!   records, which say where a peer's shard service listens. Who is let in is decided by
 //!   [`connections`], before the handshake as far as the address tells.
+//! - **nat** ([`NatHandle`]): where this node can be reached, found out by dial-backs, STUN, the
+//!   router and what peers see; see [`nat`].
 //!
 //! ```text
 //!   caller ── GossipHandle ──┐ bounded                     ┌── gossip::Gossip
 //!   caller ── DhtHandle ─────┼ channels ── Driver ── swarm ┼── dht::Dht
-//!   caller ── PeersHandle ───┘ (one task)                  ├── peers::Peers
+//!   caller ── PeersHandle ───┤ (one task)                  ├── peers::Peers
+//!   caller ── NatHandle ─────┘                             ├── nat::Nat
 //!                                                          └── bootstrap::Bootstrap
 //! ```
 //!
@@ -51,6 +54,7 @@ mod file;
 pub mod gossip;
 pub mod identity;
 mod metrics;
+pub mod nat;
 mod overlay;
 pub mod peers;
 mod protocols;
@@ -68,6 +72,7 @@ pub use gossip::GossipHandle;
 pub use identity::{Identity, OverlayKey};
 pub use libp2p::{Multiaddr, PeerId};
 pub use metrics::Metrics;
+pub use nat::NatHandle;
 pub use overlay::Overlay;
 pub use peers::PeersHandle;
 pub use protocols::Protocols;

@@ -3,11 +3,12 @@
 //! The names under `nsn_p2p_` and `nsn_p2p_kademlia_` that dashboards know are fixed; labels are
 //! added only where one number would hide a reason.
 
-use crate::{connections::Refused, dht, gossip::GossipMetrics, peers};
+use crate::{connections::Refused, dht, gossip::GossipMetrics, nat::NatMetrics, peers};
 use prometheus_endpoint::{
     Counter, CounterVec, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, Opts,
     PrometheusError, Registry, U64, exponential_buckets, prometheus::core::Collector, register,
 };
+use std::sync::Arc;
 
 /// The overlay's metrics. Registered once for the life of the process and cloned into every overlay
 /// that is built, so one that is built again after a failure goes on counting.
@@ -26,6 +27,8 @@ pub struct Metrics {
     pub(crate) commands_refused: CounterVec<U64>,
 
     pub(crate) gossip: GossipMetrics,
+    /// Shared, so that what is cloned into every handle stays small.
+    pub(crate) nat: Arc<NatMetrics>,
 
     pub(crate) lookups: dht::LookupMetrics,
     pub(crate) kad_routing_table_size: Gauge<U64>,
@@ -108,6 +111,7 @@ impl Metrics {
                 &["handle"],
             )?,
             gossip: GossipMetrics::make(m)?,
+            nat: Arc::new(NatMetrics::make(m)?),
             lookups: dht::LookupMetrics::make(m)?,
             kad_routing_table_size: m
                 .gauge("kademlia_routing_table_size", "Peers in the routing table")?,
@@ -278,6 +282,7 @@ impl Metrics {
             gauge.set(0);
         }
         self.gossip.ended();
+        self.nat.ended();
         self.sweep.ended();
         self.lookups.ended();
         self.admission_recent_sources.set(0);

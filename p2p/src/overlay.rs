@@ -1,6 +1,6 @@
 //! The handles, one for each domain.
 
-use crate::{DhtHandle, GossipHandle, PeersHandle};
+use crate::{DhtHandle, GossipHandle, NatHandle, PeersHandle};
 
 /// A running overlay, as its callers see it. Cheap to clone.
 #[derive(Clone)]
@@ -11,4 +11,6 @@ pub struct Overlay {
     pub dht: DhtHandle,
     /// Looks at peers and reaches them.
     pub peers: PeersHandle,
+    /// Looks at how this node can be reached.
+    pub nat: NatHandle,
 }

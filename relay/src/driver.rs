@@ -24,7 +24,7 @@ use crate::{
     warm,
 };
 use libp2p::identity::Keypair;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use tokio::{
     sync::{mpsc, watch},
     task::{AbortHandle, JoinSet},
@@ -38,6 +38,10 @@ pub struct Driver {
     pub(crate) directory: Arc<dyn Directory>,
     pub(crate) standing: Arc<dyn Standing>,
     pub(crate) others: Others,
+    /// Where the handle finds what asks other nodes.
+    pub(crate) upstream: Arc<OnceLock<Arc<Upstream>>>,
+    /// The handle asks to drain.
+    pub(crate) drain: CancellationToken,
     pub(crate) metrics: Metrics,
     pub(crate) disk: Disk,
     pub(crate) tls: quinn::ServerConfig,
@@ -107,6 +111,7 @@ impl Driver {
 
     async fn serve(self, shutdown: CancellationToken) -> Result<(), RunError> {
         let phase = self.phase.clone();
+        let drain = self.drain.clone();
         // Held to the end: another process must not touch the folders while we do.
         let (_locks, mut parts) = tokio::select! {
             started = self.start() => started?,
@@ -114,10 +119,16 @@ impl Driver {
         };
         let result = tokio::select! {
             () = shutdown.cancelled() => Ok(()),
+            () = drain.cancelled() => Ok(()),
             failed = parts.failed() => Err(failed),
         };
         phase.send_replace(Phase::Draining);
         parts.drain().await;
+        if result.is_ok() && !shutdown.is_cancelled() {
+            tracing::info!("Drained: nobody is served until the node is started again");
+            phase.send_replace(Phase::Drained);
+            shutdown.cancelled().await;
+        }
         result
     }
 
@@ -159,7 +170,8 @@ impl Driver {
         let us = self.identity.public().to_peer_id();
         let directory = Arc::clone(&self.directory);
         let (others, metrics) = (self.others.clone(), self.metrics.clone());
-        Ok(Arc::new(Upstream::new(us, directory, others, pool, config.clone(), metrics)))
+        let upstream = Upstream::new(us, directory, others, pool, config.clone(), metrics);
+        Ok(Arc::clone(self.upstream.get_or_init(|| Arc::new(upstream))))
     }
 
     fn spawn(
@@ -437,7 +449,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_rest_goes_on_until_the_server_has_drained() {
-        let stop_rest = Arc::new(std::sync::OnceLock::<CancellationToken>::new());
+        let stop_rest = Arc::new(OnceLock::<CancellationToken>::new());
         let seen = Arc::clone(&stop_rest);
         let parts = parts(async move {
             tokio::task::yield_now().await;

@@ -12,13 +12,17 @@ use crate::{
     region::{self, Own, Region},
     standing::Others,
     store::{Content, Origin, OriginStatus},
-    upstream::Record,
+    upstream::{Record, SourceView, Upstream},
     warm::{Announced, Warmer},
 };
 use libp2p::{Multiaddr, PeerId};
 use serde::Serialize;
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
 
 /// A shard service. Cloning gives another handle to the same one.
 #[derive(Clone)]
@@ -41,6 +45,12 @@ pub(crate) struct Shared {
     pub(crate) own: Own,
     /// `None` where nothing is cached.
     pub(crate) warmer: Option<Warmer>,
+    /// Set when a relay listens.
+    pub(crate) upstream: Arc<OnceLock<Arc<Upstream>>>,
+    /// Whether somebody explains sources just now, each time a question to the directory.
+    pub(crate) explaining: tokio::sync::Mutex<()>,
+    /// Told to drain before the node stops.
+    pub(crate) drain: CancellationToken,
 }
 
 /// A publish that was asked for.
@@ -63,6 +73,8 @@ pub enum Phase {
     },
     /// Going down: what is in flight is finished.
     Draining,
+    /// Drained as [`Relay::drain`] asked: nobody is served, and the node can be stopped.
+    Drained,
     /// Gone.
     Stopped {
         /// Why, if it was not told to.
@@ -248,6 +260,22 @@ impl Relay {
     /// Where the cache has a blob, why, or why not; `None` when there is no cache. Cheap.
     pub fn explain(&self, id: BlobId) -> Option<Explanation> {
         Some(self.shared.cache.as_ref()?.explain(id))
+    }
+
+    /// Whom a blob would be fetched from, the first in front; none where there is no cache, or not
+    /// yet. Asks the directory, so it may take `upstream.directory_timeout`; several who ask are
+    /// answered one after the other.
+    pub async fn sources(&self, id: BlobId) -> Vec<SourceView> {
+        let Some(upstream) = self.shared.upstream.get() else { return Vec::new() };
+        let _turn = self.shared.explaining.lock().await;
+        upstream.explain(id).await
+    }
+
+    /// Takes no more viewers, names those that are here other relays, finishes what they are being
+    /// sent, and then serves nobody until the node is started again. See [`Self::phase`] for when that
+    /// is done.
+    pub fn drain(&self) {
+        self.shared.drain.cancel();
     }
 
     /// Keeps a blob that is in the cache from being evicted and from expiring, over restarts too, until

@@ -101,6 +101,7 @@ use libp2p::identity::Keypair;
 use std::{path::PathBuf, sync::Arc};
 use store::{Disk, Files, Origin};
 use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
 /// What a shard service needs from its surroundings.
 pub struct Deps {
@@ -153,6 +154,8 @@ pub fn build(config: Config, deps: Deps) -> Result<(Relay, Driver), BuildError> 
     let others = standing::Others::default();
     let own = region::Own::new(region);
     let (warmer, inbox) = warm::build(&config.warm, metrics.clone());
+    let upstream = Arc::default();
+    let drain = CancellationToken::new();
     let (phase, phase_receiver) = watch::channel(Phase::Starting);
 
     let shared = Shared {
@@ -168,6 +171,9 @@ pub fn build(config: Config, deps: Deps) -> Result<(Relay, Driver), BuildError> 
         others: others.clone(),
         own: own.clone(),
         warmer: cache.is_some().then(|| warmer.clone()),
+        upstream: Arc::clone(&upstream),
+        explaining: tokio::sync::Mutex::default(),
+        drain: drain.clone(),
     };
     let driver = Driver {
         config,
@@ -175,6 +181,8 @@ pub fn build(config: Config, deps: Deps) -> Result<(Relay, Driver), BuildError> 
         directory,
         standing,
         others,
+        upstream,
+        drain,
         metrics,
         disk,
         tls,

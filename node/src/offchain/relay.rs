@@ -4,6 +4,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use libp2p::identity::Keypair;
 use nsn_relay::Relay;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -60,9 +61,19 @@ impl Service {
                     withhold,
                 },
             )?;
-            let running = async move { driver.run(token).await.map_err(Into::into) };
+            let running = async move { Box::pin(driver.run(token)).await.map_err(Into::into) };
             Ok((relay, with_fault(running, &mut fault)))
         })
         .await;
     }
+}
+
+/// Ends when what is watched of a service changes; never where there is none, or no more.
+pub(in crate::offchain) async fn next_change<T>(watched: Option<&mut watch::Receiver<T>>) {
+    if let Some(watched) = watched
+        && watched.changed().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
 }

@@ -24,6 +24,7 @@ use super::{
     announcer::Announcer,
     chain_view::ChainView,
     region::{Finder, Own, Provider, find::Found},
+    relay::next_change,
     supervisor::{BoxError, Policy, Running, supervise},
 };
 
@@ -131,6 +132,10 @@ impl Wiring {
             let overlay = overlays.borrow_and_update().clone();
             let relay = relays.borrow_and_update().clone();
             regions.borrow_and_update();
+            let mut phase = relay.as_ref().map(Relay::phase);
+            if let Some(phase) = &mut phase {
+                phase.mark_unchanged();
+            }
             if let Some(overlay) = overlay {
                 self.tell(&overlay, relay.as_ref()).await;
             }
@@ -138,6 +143,7 @@ impl Wiring {
                 changed = overlays.changed() => changed,
                 changed = relays.changed() => changed,
                 changed = regions.changed() => changed,
+                () = next_change(phase.as_mut()) => Ok(()),
                 // What has not changed costs nothing to tell: the record stays as it was signed.
                 () = tokio::time::sleep(LOAD_EVERY) => Ok(()),
             };
@@ -150,17 +156,17 @@ impl Wiring {
     async fn tell(&self, overlay: &Overlay, relay: Option<&Relay>) {
         let services = match relay {
             None => LocalServices::default(),
-            Some(relay) => {
-                // Fails when the service stops first; its slot then changes.
-                let Ok(listen) = relay.ready().await else { return };
-                LocalServices {
+            Some(relay) => match relay.ready().await {
+                Ok(listen) => LocalServices {
                     roles: Roles { super_node: self.super_node, relay: self.relay_role },
                     region: self.region.name(),
                     shard_listen: vec![listen],
                     load: relay.load(),
                     ..Default::default()
-                }
-            }
+                },
+                // It drains, or has stopped and its slot changes next.
+                Err(_) => LocalServices::default(),
+            },
         };
         while let Err(error) = overlay.peers.set_services(services.clone()).await {
             if matches!(error, StatusError::Closed(_)) {

@@ -12,7 +12,7 @@ use jsonrpsee::{
 use nsn_p2p::{
     Overlay, OverlayKey, PeerId,
     connections::{self, BanError, BanTarget},
-    dht, gossip, identity, peers,
+    dht, gossip, identity, nat, peers,
 };
 use pallet_reputation_runtime_api::Scores;
 use sc_rpc_api::check_if_safe;
@@ -128,6 +128,11 @@ pub trait P2pApi {
     #[method(name = "p2p_v1_dhtStatus")]
     async fn dht_status(&self) -> RpcResult<dht::Status>;
 
+    /// How this node can be reached from outside and how sure that is: state, kind of NAT, its
+    /// addresses with their standing, the router's mappings, the STUN servers' last answers.
+    #[method(name = "p2p_v1_natStatus")]
+    async fn nat_status(&self) -> RpcResult<nat::Status>;
+
     /// The connected peers, each with its reputation (absent for one that no account answers for)
     /// and gossip score. Tells addresses, so unsafe.
     #[method(name = "p2p_v1_peers", with_extensions)]
@@ -219,6 +224,10 @@ impl P2pApiServer for P2p {
 
     async fn dht_status(&self) -> RpcResult<dht::Status> {
         self.overlay()?.dht.status().await.map_err(failed)
+    }
+
+    async fn nat_status(&self) -> RpcResult<nat::Status> {
+        self.overlay()?.nat.status().await.map_err(failed)
     }
 
     async fn peers(&self, ext: &Extensions) -> RpcResult<Vec<peers::PeerView>> {

@@ -3,10 +3,12 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use jsonrpsee::{core::RpcResult, proc_macros::rpc};
+use jsonrpsee::{Extensions, core::RpcResult, proc_macros::rpc};
 use libp2p::{Multiaddr, multiaddr::Protocol};
 use nsn_p2p::peers;
+use nsn_relay::BlobId;
 use nsn_runtime::AccountId;
+use sc_rpc_api::check_if_safe;
 use serde::{Deserialize, Serialize};
 
 use super::{bad_argument, count, down, failed};
@@ -56,6 +58,16 @@ pub struct Relay {
     pub load: u8,
 }
 
+/// What `relay_v1_explain` answers.
+#[derive(Clone, Debug, Serialize)]
+pub struct Explanation {
+    /// What the cache knows of the blob.
+    #[serde(flatten)]
+    pub cache: nsn_relay::cache::Explanation,
+    /// Whom it would be fetched from, the first in front.
+    pub sources: Vec<nsn_relay::upstream::SourceView>,
+}
+
 /// The `relay_v1_*` methods.
 #[rpc(server)]
 pub trait RelayApi {
@@ -68,6 +80,32 @@ pub trait RelayApi {
     /// without it, 32 at most). None is an empty list. What was found is answered for ten seconds.
     #[method(name = "relay_v1_find")]
     async fn find(&self, region: Option<String>, limit: Option<u32>) -> RpcResult<Vec<Relay>>;
+
+    /// Where this relay has a shard or a manifest, why it has it or gave it up, and whom it would
+    /// fetch it from, the first in front. `blob` is its id. Asks the directory.
+    #[method(name = "relay_v1_explain")]
+    async fn explain(&self, blob: String) -> RpcResult<Explanation>;
+
+    /// Keeps a blob that is in the cache from being evicted and from expiring, over restarts too,
+    /// until it is unpinned or purged. Unsafe.
+    #[method(name = "relay_v1_pin", with_extensions)]
+    async fn pin(&self, blob: String) -> RpcResult<()>;
+
+    /// Takes a pin back; false where there was none. Unsafe.
+    #[method(name = "relay_v1_unpin", with_extensions)]
+    async fn unpin(&self, blob: String) -> RpcResult<bool>;
+
+    /// Removes a blob from the cache, pinned or not, and takes it from the directory; false where it
+    /// was not held. It is fetched again when somebody asks for it. Unsafe.
+    #[method(name = "relay_v1_purge", with_extensions)]
+    async fn purge(&self, blob: String) -> RpcResult<bool>;
+
+    /// Ends the shard service in good order and leaves the node running: it leaves the directory,
+    /// tells its viewers where else to go, finishes what they are being sent, and serves nobody until
+    /// the node is started again. Answers at once; `phase` of `relay_v1_status` goes to `draining`
+    /// and then to `drained`. Unsafe.
+    #[method(name = "relay_v1_drain", with_extensions)]
+    async fn drain(&self) -> RpcResult<()>;
 }
 
 /// Answers the methods.
@@ -79,6 +117,12 @@ impl RelayRpc {
     /// Answers from `offchain`.
     pub fn new(offchain: Handles) -> Self {
         Self { offchain }
+    }
+
+    /// The shard service.
+    fn service(&self) -> RpcResult<nsn_relay::Relay> {
+        let running = self.offchain.relay.current();
+        running.ok_or_else(|| down("shard service", "--super-node or --relay"))
     }
 
     /// The sockets that stand for `listening`: with an unspecified IP, loopback and whatever IPs the
@@ -110,6 +154,12 @@ impl RelayRpc {
     }
 }
 
+const NO_CACHE: &str = "this node caches nothing: it is a super-node and no relay (--relay)";
+
+fn blob_id(blob: &str) -> RpcResult<BlobId> {
+    blob.parse().map_err(bad_argument)
+}
+
 fn ip_of(addr: &str) -> Option<IpAddr> {
     match addr.parse::<Multiaddr>().ok()?.iter().next()? {
         Protocol::Ip4(ip) => Some(ip.into()),
@@ -121,11 +171,7 @@ fn ip_of(addr: &str) -> Option<IpAddr> {
 #[jsonrpsee::core::async_trait]
 impl RelayApiServer for RelayRpc {
     async fn status(&self) -> RpcResult<Status> {
-        let relay = self
-            .offchain
-            .relay
-            .current()
-            .ok_or_else(|| down("shard service", "--super-node or --relay"))?;
+        let relay = self.service()?;
         let service = relay.status();
         let sockets = match relay.local_addr() {
             Some(listening) => self.sockets(listening).await,
@@ -165,5 +211,33 @@ impl RelayApiServer for RelayRpc {
             load: relay.load,
         });
         Ok(relays.collect())
+    }
+
+    async fn explain(&self, blob: String) -> RpcResult<Explanation> {
+        let id = blob_id(&blob)?;
+        let relay = self.service()?;
+        let cache = relay.explain(id).ok_or_else(|| failed(NO_CACHE))?;
+        Ok(Explanation { cache, sources: relay.sources(id).await })
+    }
+
+    async fn pin(&self, ext: &Extensions, blob: String) -> RpcResult<()> {
+        check_if_safe(ext)?;
+        self.service()?.pin(blob_id(&blob)?).await.map_err(failed)
+    }
+
+    async fn unpin(&self, ext: &Extensions, blob: String) -> RpcResult<bool> {
+        check_if_safe(ext)?;
+        Ok(self.service()?.unpin(blob_id(&blob)?).await)
+    }
+
+    async fn purge(&self, ext: &Extensions, blob: String) -> RpcResult<bool> {
+        check_if_safe(ext)?;
+        Ok(self.service()?.purge(blob_id(&blob)?).await)
+    }
+
+    async fn drain(&self, ext: &Extensions) -> RpcResult<()> {
+        check_if_safe(ext)?;
+        self.service()?.drain();
+        Ok(())
     }
 }

@@ -18,6 +18,7 @@ mod main_job;
 mod operations;
 mod own_chain;
 mod region;
+mod relay_rpc;
 mod reputation;
 mod topics;
 

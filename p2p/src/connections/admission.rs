@@ -11,7 +11,7 @@ use super::{
 use crate::{PeerId, Standing, address::Source, identity::key_of, peers};
 use libp2p::swarm::ConnectionId;
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, HashSet, VecDeque},
     net::IpAddr,
     time::{Duration, Instant},
 };
@@ -19,6 +19,10 @@ use std::{
 /// Connections that were told to make room and are still closing, at most. By so many there may be
 /// more than the limit for the moment.
 const MAX_LEAVING: usize = 16;
+
+/// Peers that are expected to open or take one more connection, at most: 256 * 60 bytes = 15 KB. A
+/// node asks for few dial-backs at a time, and gives few.
+const MAX_EXPECTED: usize = 256;
 
 /// What becomes of an arrival that is not refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +32,10 @@ pub(crate) enum Entry {
     /// It has to prove its address first. Nothing was counted for it.
     Prove,
 }
+
+/// Dial-backs for others that are remembered as such, the oldest leaving first: 256 * 8 bytes.
+/// Fewer are under way.
+const MAX_DIAL_BACKS: usize = 256;
 
 /// When it is.
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +51,8 @@ struct Limits {
     total: usize,
     inbound: usize,
     per_peer: usize,
+    /// Beyond that, for a peer that is expected.
+    extra_per_peer: usize,
     pending_inbound: usize,
     pending_outbound: usize,
     pending_per_source: usize,
@@ -62,6 +72,12 @@ pub(crate) struct Admission {
     bans: Bans,
     /// Bounded by [`MAX_LEAVING`].
     leaving: HashSet<ConnectionId>,
+    extra_for: Duration,
+    /// Peers that dial back or are dialled back, until when. Bounded by [`MAX_EXPECTED`].
+    expected: HashMap<PeerId, Instant>,
+    /// Connections that this node opens for others, to see whether an address of theirs works.
+    /// Bounded by [`MAX_DIAL_BACKS`].
+    dial_backs: VecDeque<ConnectionId>,
 }
 
 /// An account in good standing answers for the peer. That cost a deposit, so there is no crowd of
@@ -79,6 +95,7 @@ impl Admission {
                 total: peers.max_connections,
                 inbound: admission.inbound_of(peers.max_connections),
                 per_peer: peers.max_per_peer,
+                extra_per_peer: admission.extra_per_peer,
                 pending_inbound: peers.max_pending_inbound,
                 pending_outbound: admission.max_pending_outbound,
                 pending_per_source: admission.max_pending_per_source,
@@ -92,7 +109,39 @@ impl Admission {
             known: Known::new(admission.max_known, admission.known_lifetime),
             bans: Bans::new(admission.max_bans, kept, now.unix_ms),
             leaving: HashSet::new(),
+            extra_for: admission.extra_for,
+            expected: HashMap::new(),
+            dial_backs: VecDeque::new(),
         }
+    }
+
+    /// A peer dials back, or is dialled back: a connection that would be one too many otherwise. It
+    /// is allowed for a short time, unless too many are expected already.
+    pub(crate) fn expect(&mut self, peer: &PeerId, now: Instant) {
+        self.expected.retain(|_, until| *until > now);
+        if self.expected.len() < MAX_EXPECTED || self.expected.contains_key(peer) {
+            self.expected.insert(*peer, now + self.extra_for);
+        }
+    }
+
+    /// A dial is for another's sake: how it ends says something of the address and nothing of the
+    /// peer.
+    pub(crate) fn dials_back(&mut self, id: ConnectionId) {
+        if self.dial_backs.len() >= MAX_DIAL_BACKS {
+            self.dial_backs.pop_front();
+        }
+        self.dial_backs.push_back(id);
+    }
+
+    pub(crate) fn is_dial_back(&self, id: ConnectionId) -> bool {
+        self.dial_backs.contains(&id)
+    }
+
+    /// How many connections a peer may have.
+    fn places_of(&self, peer: &PeerId, now: Instant) -> usize {
+        let expected = self.expected.get(peer).is_some_and(|until| *until > now);
+        let extra = if expected { self.limits.extra_per_peer } else { 0 };
+        self.limits.per_peer.saturating_add(extra)
     }
 
     /// A connection comes in; nothing is known but where from (nothing over the in-process
@@ -206,7 +255,7 @@ impl Admission {
         if standing.is_some_and(|s| s.graylisted()) {
             return Err(Refused::Graylisted);
         }
-        if self.counts.of_peer(peer) >= self.limits.per_peer {
+        if self.counts.of_peer(peer) >= self.places_of(peer, now.instant) {
             return Err(Refused::PerPeer);
         }
         Ok(())

@@ -53,6 +53,12 @@ pub struct Config {
     /// Known sources, the one not seen for longest leaving first. Default 4,096. Worst case:
     /// 4,096 * 96 bytes = 400 KB.
     pub max_known: usize,
+    /// Connections that a peer may have beyond `peers.max_per_peer` while it is dialled back or
+    /// dials back. Default 2.
+    pub extra_per_peer: usize,
+    /// How long after such a dial-back was asked for they are allowed. Default 30 s.
+    #[serde(with = "humantime_serde")]
+    pub extra_for: Duration,
     /// Bans, of peers and of addresses together. Default 10,000. Worst case: 10,000 * 400 bytes = 4
     /// MB, and as much on disk.
     pub max_bans: usize,
@@ -98,6 +104,8 @@ impl Default for Config {
             known_after: Duration::from_secs(60),
             known_lifetime: Duration::from_secs(86_400),
             max_known: 4096,
+            extra_per_peer: 2,
+            extra_for: Duration::from_secs(30),
             max_bans: 10_000,
         }
     }

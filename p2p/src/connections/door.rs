@@ -2,6 +2,7 @@
 
 use super::{Admission, Ban, BanError, BanTarget, Entry, Refused, Status, admission::Now};
 use crate::{Metrics, PeerId, Standing, driver::unix_ms, metrics::gauge};
+use libp2p::swarm::ConnectionId;
 use std::{
     collections::HashSet,
     net::IpAddr,
@@ -61,6 +62,21 @@ impl Door {
             Err(reason) => self.count(reason),
         }
         decision.ok()
+    }
+
+    /// A peer dials back or is dialled back, for which it gets more places for a short time.
+    pub(crate) fn expect(&self, peer: &PeerId) {
+        self.lock().expect(peer, now().instant);
+    }
+
+    /// A dial is for another's sake, who wants to know whether an address works.
+    pub(crate) fn dials_back(&self, id: ConnectionId) {
+        self.lock().dials_back(id);
+    }
+
+    /// Whether a dial is, or was, for another's sake.
+    pub(crate) fn is_dial_back(&self, id: ConnectionId) -> bool {
+        self.lock().is_dial_back(id)
     }
 
     /// Whether an address may be dialled.

@@ -293,3 +293,60 @@ proptest! {
         prop_assert!(scene.admission.counts.is_empty() && scene.admission.nobody_leaves());
     }
 }
+
+#[test]
+fn who_dials_back_has_two_places_more_for_a_short_time() {
+    let mut scene = Scene::new(|config| config.peers.max_per_peer = 1);
+    let refused = Err(Refused::PerPeer);
+    let dial = |scene: &Scene| scene.admission.dial(Some(&peer(1)), GOOD, scene.now);
+    let open = |scene: &mut Scene| {
+        scene.ids += 1;
+        let since = scene.now.instant;
+        let remote = Some(ip(1));
+        let open = Open { peer: peer(1), direction: Direction::Outbound, remote, since };
+        scene.admission.opened(id(scene.ids), open, GOOD);
+    };
+    open(&mut scene);
+    assert_eq!(dial(&scene), refused);
+    scene.admission.expect(&peer(1), scene.now.instant);
+    for _ in 0..2 {
+        assert_eq!(dial(&scene), Ok(()));
+        open(&mut scene);
+    }
+    assert_eq!(dial(&scene), refused, "two, no more");
+    assert!(scene.admission.inbound(&peer(1), Some(ip(1)), GOOD, scene.now).is_err());
+    assert_eq!(scene.admission.dial(Some(&peer(2)), GOOD, scene.now), Ok(()));
+    // One of the places is free again.
+    scene.admission.closed(id(scene.ids));
+    assert_eq!(dial(&scene), Ok(()));
+    scene.wait(Duration::from_secs(30));
+    assert_eq!(dial(&scene), refused);
+}
+
+#[test]
+fn nobody_can_have_more_peers_expected_than_are_remembered() {
+    let mut scene = Scene::new(|config| config.peers.max_per_peer = 0);
+    for n in 1..=1000 {
+        scene.admission.expect(&peer(n), scene.now.instant);
+    }
+    let expected = |scene: &Scene| {
+        let dial = |n: u16| scene.admission.dial(Some(&peer(n)), GOOD, scene.now);
+        (1..=1000).filter(|n| dial(*n).is_ok()).count()
+    };
+    assert_eq!(expected(&scene), 256);
+    scene.wait(Duration::from_secs(30));
+    assert_eq!(expected(&scene), 0);
+    scene.admission.expect(&peer(1000), scene.now.instant);
+    assert_eq!(expected(&scene), 1);
+}
+
+#[test]
+fn dials_for_others_are_remembered_for_as_long_as_they_may_take() {
+    let mut scene = Scene::new(|_| {});
+    for n in 0..1000 {
+        scene.admission.dials_back(id(n));
+    }
+    let remembered = (0..2000).filter(|n| scene.admission.is_dial_back(id(*n))).count();
+    assert_eq!(remembered, 256);
+    assert!(scene.admission.is_dial_back(id(999)), "the last ones");
+}

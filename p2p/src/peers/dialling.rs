@@ -2,7 +2,7 @@
 //! refuses those whose [`Breaker`] is open.
 
 use super::breaker::{Breaker, BreakerView, Config, Failure, Open};
-use crate::{Metrics, Multiaddr, PeerId, metrics::gauge, peers::budget};
+use crate::{Metrics, Multiaddr, PeerId, connections::Door, metrics::gauge, peers::budget};
 use libp2p::{
     core::{Endpoint, transport::PortUse},
     swarm::{
@@ -47,6 +47,8 @@ struct Young {
 /// The behaviour.
 pub(crate) struct Behaviour {
     breaker: Breaker,
+    /// Knows which dials are for others' sake: those are neither refused nor judged.
+    door: Door,
     settle: Duration,
     /// Connections younger than `settle`; bounded by the connections there may be.
     young: HashMap<ConnectionId, Young>,
@@ -56,9 +58,10 @@ pub(crate) struct Behaviour {
 }
 
 impl Behaviour {
-    pub(crate) fn new(config: &Config, metrics: Metrics) -> Self {
+    pub(crate) fn new(config: &Config, door: Door, metrics: Metrics) -> Self {
         Self {
             breaker: Breaker::new(config),
+            door,
             settle: config.settle,
             young: HashMap::new(),
             connections: 0,
@@ -185,7 +188,9 @@ impl NetworkBehaviour for Behaviour {
         _: Endpoint,
     ) -> Result<Vec<Multiaddr>, ConnectionDenied> {
         // Of whom it is not known who it is, it is not known how often it failed.
-        let Some(peer) = peer else { return Ok(Vec::new()) };
+        let Some(peer) = peer.filter(|_| !self.door.is_dial_back(id)) else {
+            return Ok(Vec::new());
+        };
         self.breaker.ask(&peer, id, Instant::now()).map_err(|Open { failures, wait }| {
             self.metrics.dials_denied.with_label_values(&[Refused::LABEL]).inc();
             ConnectionDenied::new(Refused { failures, wait })
@@ -218,7 +223,8 @@ impl NetworkBehaviour for Behaviour {
         let now = Instant::now();
         match event {
             FromSwarm::DialFailure(failure) => {
-                let Some(peer) = failure.peer_id else { return };
+                let judged = !self.door.is_dial_back(failure.connection_id);
+                let Some(peer) = failure.peer_id.filter(|_| judged) else { return };
                 match judge(failure.error) {
                     Some(why) => self.failed(&peer, failure.connection_id, why, now),
                     None => self.breaker.abandoned(&peer, failure.connection_id),

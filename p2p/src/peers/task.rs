@@ -444,9 +444,8 @@ impl Peers {
     }
 
     fn own_record(&mut self, cx: &mut Context<'_>) -> Option<(ServiceRecord, Vec<u8>)> {
-        // Confirmed addresses first: they are known to work.
-        let overlay: Vec<Multiaddr> =
-            cx.swarm.external_addresses().chain(cx.swarm.listeners()).cloned().collect();
+        // Those that are listened on and may be dialled are among them, until they work no longer.
+        let overlay: Vec<Multiaddr> = cx.swarm.external_addresses().cloned().collect();
         match self.local.current(&overlay, &self.identity, &self.protocols, cx.now_ms) {
             Ok(record) => record.cloned(),
             Err(error) => {

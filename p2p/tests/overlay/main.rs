@@ -22,6 +22,7 @@ mod hostile;
 mod kept;
 mod liar;
 mod lookups;
+mod nat;
 mod network;
 mod peers;
 mod raw;

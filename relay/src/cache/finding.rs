@@ -1,6 +1,6 @@
 //! From an id to a blob that can be read.
 
-use super::{Cache, Event, Use, now};
+use super::{Cache, Event, Room, Use, now};
 use crate::{
     body::Whole,
     content::{BlobId, Manifest},
@@ -27,7 +27,8 @@ impl Cache {
     pub(crate) async fn find(&self, id: BlobId) -> Option<Hit> {
         let now = now();
         let used = lock(&self.index).touch(id, now);
-        if used == Use::Expired {
+        if let Use::Expired(len) = used {
+            let _room = Room { cache: self, len };
             lock(&self.memory).remove(id);
             self.delete(id).await;
             self.metrics.cache_expired_total.inc();
@@ -72,7 +73,8 @@ impl Cache {
         match self.files.stored(id, len).await {
             Ok(stored) => Some(stored),
             Err(_) => {
-                self.forget(id, Event::Lost);
+                // Its file was put aside.
+                drop(self.forget(id, Event::Lost));
                 None
             }
         }

@@ -39,8 +39,9 @@ pub enum Refused {
 pub enum Use {
     /// It is held, so many bytes long.
     Held(u32),
-    /// It was held for too long and is forgotten now.
-    Expired,
+    /// It was held for too long and is forgotten now; it was so many bytes long, and its room is kept
+    /// until [`Index::release`].
+    Expired(u32),
     /// It is not held.
     Absent,
 }
@@ -66,8 +67,10 @@ pub(super) struct Known {
     pub(super) pinned: bool,
 }
 
-/// Blobs by a policy, bounded in bytes and in entries. What is being written is reserved beforehand,
-/// so files on disk never add up to more than the bound. Pinned blobs are outside of the policy:
+/// Blobs by a policy, bounded in bytes and in entries. What is being written is reserved beforehand, and
+/// the room of what is being deleted is given back afterwards, so files on disk do not add up to more
+/// than the bound, but for the rest of a blob larger than what it has to make room for, until it is
+/// deleted. Pinned blobs are outside of the policy:
 /// neither evicted nor expired.
 ///
 /// An entry takes 64 bytes in a list and, at worst, 54 in the tables over the lists; the policy's
@@ -103,9 +106,11 @@ impl Index {
         }
         let Some(entry) = self.policy.touch(id) else { return Use::Absent };
         if self.expired(&entry, now) {
+            let len = entry.len;
             self.policy.remove(id);
+            self.hold(len);
             self.log.push(id, Event::Expired, now);
-            return Use::Expired;
+            return Use::Expired(len);
         }
         self.policy.asked(id);
         Use::Held(entry.len)
@@ -122,14 +127,14 @@ impl Index {
         self.bounds.ttl > 0 && now.saturating_sub(entry.since) >= self.bounds.ttl
     }
 
-    /// Forgets a blob if it was held for too long.
-    pub(super) fn expire(&mut self, id: BlobId, now: u32) -> bool {
-        let gone = self.policy.peek(id).is_some_and(|entry| self.expired(entry, now));
-        if gone {
-            self.policy.remove(id);
-            self.log.push(id, Event::Expired, now);
-        }
-        gone
+    /// Forgets a blob if it was held for too long, and gives its length; its room is kept until
+    /// [`Self::release`].
+    pub(super) fn expire(&mut self, id: BlobId, now: u32) -> Option<u32> {
+        let len = self.policy.peek(id).filter(|entry| self.expired(entry, now))?.len;
+        self.policy.remove(id);
+        self.hold(len);
+        self.log.push(id, Event::Expired, now);
+        Some(len)
     }
 
     /// What is known of a blob that is held.
@@ -158,8 +163,7 @@ impl Index {
         let result = self.make_room(For::Blob(id, cost), cost, 1);
         match &result {
             Ok(victims) => {
-                self.reserved += cost;
-                self.reservations += 1;
+                self.hold(len);
                 for victim in victims {
                     self.log.push(*victim, Event::EvictedFor(id), now);
                 }
@@ -168,6 +172,11 @@ impl Index {
             Err(Refused::Unwanted) => self.log.push(id, Event::Unwanted, now),
         }
         result
+    }
+
+    fn hold(&mut self, len: u32) {
+        self.reserved += cost(len);
+        self.reservations += 1;
     }
 
     /// Whether [`Self::reserve`] would make room for a blob that is asked for once more by then.
@@ -248,13 +257,14 @@ impl Index {
         self.policy.remove(id).is_some()
     }
 
-    /// The same, with the reason for those who ask later.
-    pub(super) fn forget(&mut self, id: BlobId, event: Event, now: u32) -> bool {
-        let removed = self.remove(id);
-        if removed {
-            self.log.push(id, event, now);
-        }
-        removed
+    /// The same, with the reason for those who ask later, while its file is still there: gives its
+    /// length, and its room is kept until [`Self::release`].
+    pub(super) fn forget(&mut self, id: BlobId, event: Event, now: u32) -> Option<u32> {
+        let len = self.len_of(id)?;
+        self.remove(id);
+        self.hold(len);
+        self.log.push(id, event, now);
+        Some(len)
     }
 
     /// Keeps a blob from being evicted.

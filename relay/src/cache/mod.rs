@@ -208,11 +208,13 @@ impl Cache {
         lock(&self.memory).takes(len)
     }
 
-    fn forget(&self, id: BlobId, event: Event) -> bool {
+    /// Forgets a blob; `None` when it was not held. Its room is free when what this gives is dropped,
+    /// which is when its file is gone.
+    fn forget(&self, id: BlobId, event: Event) -> Option<Room<'_>> {
         let mut index = lock(&self.index);
-        let removed = index.forget(id, event, now());
+        let len = index.forget(id, event, now())?;
         self.publish_size(&index);
-        removed
+        Some(Room { cache: self, len })
     }
 
     fn keep_in_memory(&self, whole: &Arc<Whole>, now: u32) {
@@ -366,7 +368,7 @@ impl Cache {
     }
 }
 
-/// Room that is kept for a blob until it is written or given up.
+/// Room that is kept for a blob until it is written, given up or deleted.
 struct Room<'a> {
     cache: &'a Cache,
     len: u32,

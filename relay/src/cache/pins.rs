@@ -71,8 +71,8 @@ impl Cache {
         if pinned {
             self.unpin(id).await;
         }
-        let removed = self.forget(id, Event::Purged);
+        let room = self.forget(id, Event::Purged);
         self.delete(id).await;
-        removed
+        room.is_some()
     }
 }

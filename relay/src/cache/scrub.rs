@@ -1,6 +1,6 @@
 //! Reading what is on disk, to find what went bad before somebody asks for it.
 
-use super::{Cache, Event, now};
+use super::{Cache, Event, Room, now};
 use crate::{content::BlobId, store::ReadError, sync::lock};
 use std::time::Duration;
 
@@ -31,7 +31,9 @@ impl Cache {
             }
         };
         for id in names {
-            if lock(&self.index).expire(id, now()) {
+            let expired = lock(&self.index).expire(id, now());
+            if let Some(len) = expired {
+                let _room = Room { cache: self, len };
                 self.delete(id).await;
                 self.metrics.cache_expired_total.inc();
                 found.gone.push(id);
@@ -67,7 +69,7 @@ impl Cache {
                 if self.files.read(id, len).await.is_ok() {
                     return true;
                 }
-                let lost = self.forget(id, Event::Lost);
+                let lost = self.forget(id, Event::Lost).is_some();
                 if lost {
                     self.metrics.scrub_damaged_total.inc();
                 }

@@ -345,7 +345,7 @@ async fn the_scrub_finds_what_went_bad_and_deletes_what_belongs_to_nothing() {
     let file = |id: BlobId| root.path().join(&id.to_string()[..2]).join(id.to_string());
     fs::write(file(bad), vec![0; 100_000]).unwrap();
     // As if its deletion had failed.
-    cache.forget(stray, Event::Lost);
+    drop(cache.forget(stray, Event::Lost));
     let scrub = async |id: BlobId| cache.scrub(id.0[0], u64::MAX).await;
     assert_eq!(scrub(sound).await, scrub::Found::default());
     assert_eq!(scrub(bad).await.gone, [bad]);

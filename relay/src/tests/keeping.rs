@@ -34,6 +34,11 @@ async fn a_blob_is_explained_pinned_and_purged_by_the_handle() {
     let explained = handle.explain(id).unwrap();
     assert_eq!((explained.tiers, explained.len), (vec![Tier::Disk], Some(65_536)));
     assert_eq!((explained.why, explained.pinned), (Some(Why::Room), false));
+    let sources = handle.sources(id).await;
+    let [source] = &sources[..] else { panic!("{sources:?}") };
+    assert_eq!(source.peer_id, origin.relay.peer_id().to_string());
+    assert!(source.named && source.connected && !source.breaker_open, "{source:?}");
+    assert!(source.first_p95_ms.is_some_and(|ms| ms > 0.0), "{source:?}");
     handle.pin(id).await.unwrap();
     assert!(handle.explain(id).unwrap().pinned);
     assert!(handle.unpin(id).await && !handle.unpin(id).await);
@@ -43,6 +48,7 @@ async fn a_blob_is_explained_pinned_and_purged_by_the_handle() {
     assert_eq!(viewer.fetch(id).await.unwrap().1, Some(Source::Upstream));
     // A node without a cache has nothing to say.
     assert_eq!(origin.relay.explain(id), None);
+    assert_eq!(origin.relay.sources(id).await, []);
     assert!(!origin.relay.purge(id).await && !origin.relay.unpin(id).await);
 }
 

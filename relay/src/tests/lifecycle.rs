@@ -122,6 +122,23 @@ async fn a_drain_finishes_what_is_in_flight_and_answers_9_to_the_rest() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_is_asked_to_drain_serves_nobody_until_it_is_stopped() {
+    let origin = Node::start(Role::Origin, config()).await;
+    let connection = raw(&origin).await;
+    let mut phase = origin.relay.phase();
+    origin.relay.drain();
+    phase.wait_for(|phase| *phase == Phase::Drained).await.unwrap();
+    assert!(matches!(
+        connection.closed().await,
+        quinn::ConnectionError::ApplicationClosed(close)
+            if close.error_code == Code::ShuttingDown.into()
+    ));
+    assert_eq!(origin.relay.local_addr(), None);
+    origin.stop().await.unwrap();
+    assert_eq!(*phase.borrow_and_update(), Phase::Stopped { reason: None });
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_drain_ends_in_time_when_a_viewer_does_not_read() {
     let mut settings = config();
     settings.publish.shard_len = 16 * 1024 * 1024;

@@ -19,6 +19,7 @@ mod breaker;
 mod candidates;
 pub mod directory;
 mod distance;
+mod explain;
 mod fetch;
 mod health;
 mod hedge;
@@ -29,6 +30,7 @@ mod rank;
 
 pub use breaker::BreakerConfig;
 pub use directory::{Class, Directory, DirectoryError, Record, Source, SuperNode, TellError};
+pub use explain::SourceView;
 pub use health::HealthConfig;
 pub use hedge::HedgeConfig;
 pub use pool::{DialError, PoolConfig};

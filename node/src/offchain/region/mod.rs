@@ -19,7 +19,7 @@ use nsn_relay::Relay;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use super::Slot;
+use super::{Slot, relay::next_change};
 
 pub use find::Finder;
 pub(super) use provide::Provider;
@@ -140,23 +140,13 @@ impl Own {
             }
             let changed = tokio::select! {
                 changed = relays.changed() => changed,
-                () = changed(found.as_mut()) => Ok(()),
+                () = next_change(found.as_mut()) => Ok(()),
             };
             if changed.is_err() {
                 return;
             }
         }
     }
-}
-
-/// Ends when something changes; never where there is nothing, or no more.
-async fn changed<T>(watched: Option<&mut watch::Receiver<T>>) {
-    if let Some(watched) = watched
-        && watched.changed().await.is_ok()
-    {
-        return;
-    }
-    std::future::pending().await
 }
 
 #[cfg(test)]

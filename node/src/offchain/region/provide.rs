@@ -11,8 +11,8 @@ use nsn_p2p::{
 use nsn_relay::{Phase, Relay};
 use pallet_reputation_runtime_api::Scores;
 
-use super::{Own, changed};
-use crate::offchain::{Slot, chain_view::ChainView};
+use super::Own;
+use crate::offchain::{Slot, chain_view::ChainView, relay::next_change};
 
 /// Pause before a busy directory is told again.
 const BUSY_PAUSE: Duration = Duration::from_millis(200);
@@ -120,7 +120,7 @@ impl Provider {
                 changed = relays.changed() => changed,
                 changed = regions.changed() => changed,
                 changed = scores.changed() => changed,
-                () = changed(phase.as_mut()) => Ok(()),
+                () = next_change(phase.as_mut()) => Ok(()),
             };
             if changed.is_err() {
                 return;

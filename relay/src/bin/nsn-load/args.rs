@@ -30,7 +30,7 @@ pub(crate) struct Args {
 #[derive(Clone, Debug, Subcommand)]
 pub(crate) enum Command {
     /// Plays as many viewers would.
-    View(View),
+    View(Box<View>),
     /// Serves noise from memory over the same wire, with bare quinn and nothing else: what a service
     /// is measured against. It lets everybody in.
     Serve(Serve),

@@ -62,7 +62,7 @@ async fn run(args: Args) -> Result<(), Failure> {
         }
     });
     match args.command {
-        Command::View(view) => viewers::run(view, &mut io::stdout(), interrupted).await,
+        Command::View(view) => viewers::run(*view, &mut io::stdout(), interrupted).await,
         Command::Serve(serve) => serve::run(serve, &mut io::stdout(), interrupted).await,
     }
 }

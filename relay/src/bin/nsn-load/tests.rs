@@ -33,7 +33,7 @@ async fn view(options: &str) -> Vec<Value> {
     let serving = tokio::spawn(bare.run(stop.clone()));
     let Command::View(view) = Args::parse_from(line.split(' ')).command else { panic!() };
     let mut out = Vec::new();
-    crate::viewers::run(view, &mut out, CancellationToken::new()).await.unwrap();
+    crate::viewers::run(*view, &mut out, CancellationToken::new()).await.unwrap();
     stop.cancel();
     serving.await.unwrap();
     let text = String::from_utf8(out).unwrap();

@@ -90,9 +90,9 @@ fn what_was_held_for_too_long_is_not_given_out() {
         admit(&mut index, 1, 10).unwrap();
         admit(&mut index, 2, 10).unwrap();
         assert_eq!(index.touch(id(1), 59), Use::Held(10));
-        assert_eq!(index.touch(id(1), 60), Use::Expired);
+        assert_eq!(index.touch(id(1), 60), Use::Expired(10));
         assert_eq!(index.touch(id(1), 60), Use::Absent);
-        assert_eq!((index.expire(id(2), 59), index.expire(id(2), 60)), (false, true));
+        assert_eq!((index.expire(id(2), 59), index.expire(id(2), 60)), (None, Some(10)));
         assert_eq!((index.len(), index.bytes()), (0, 0));
         assert_eq!(index.last(id(2)), Some((Event::Expired, 60)));
     }
@@ -203,7 +203,13 @@ proptest! {
                     Err(PinError::NotHeld) => prop_assert!(!model.contains_key(&id(n))),
                     Err(PinError::Full) => {}
                 },
-                Op::Unpin(n) => prop_assert_eq!(index.unpin(id(n)), pins.remove(&id(n))),
+                Op::Unpin(n) => {
+                    prop_assert_eq!(index.unpin(id(n)), pins.remove(&id(n)));
+                    // What only its pin kept above a bound that was lowered goes with the next change.
+                    for victim in index.resize(capacity, 0) {
+                        prop_assert!(model.remove(&victim).is_some() && !pins.contains(&victim));
+                    }
+                }
                 Op::Resize(to) => {
                     capacity = to;
                     for victim in index.resize(to, 0) {

@@ -1,0 +1,157 @@
+//! What reachability counts.
+
+use super::{
+    NatType, Standing, State,
+    autonat::server::SERVED,
+    mapping::{By, Failed, Held},
+    reachability::{DialBack, Reachability, Verdict},
+    stun,
+};
+use crate::metrics::{Maker, gauge};
+use prometheus_endpoint::{CounterVec, Gauge, GaugeVec, PrometheusError, U64};
+
+/// The metrics of reachability.
+#[derive(Clone)]
+pub(crate) struct NatMetrics {
+    state: GaugeVec<U64>,
+    kind: GaugeVec<U64>,
+    confidence: Gauge<U64>,
+    addresses: GaugeVec<U64>,
+    mappings: GaugeVec<U64>,
+    pub(crate) mapping_answers: CounterVec<U64>,
+    pub(crate) stun_answers: CounterVec<U64>,
+    dial_backs: CounterVec<U64>,
+    pub(crate) served: CounterVec<U64>,
+    network_changes: prometheus_endpoint::Counter<U64>,
+}
+
+const STANDINGS: [(Standing, &str); 5] = [
+    (Standing::Trusted, "trusted"),
+    (Standing::Candidate, "candidate"),
+    (Standing::Confirmed, "confirmed"),
+    (Standing::Failing, "failing"),
+    (Standing::Withdrawn, "withdrawn"),
+];
+
+const PROTOCOLS: [(By, &str); 3] = [(By::Upnp, "upnp"), (By::Pcp, "pcp"), (By::NatPmp, "nat_pmp")];
+
+/// How dial-backs of this node end.
+const ENDS: [&str; 3] = ["reached", "failed", "unanswered"];
+
+impl NatMetrics {
+    pub(crate) fn make(m: &Maker<'_>) -> Result<Self, PrometheusError> {
+        let this = Self {
+            state: m.gauges(
+                "nat_state",
+                "How this node can be reached: 1 for the state it is in, 0 for the others",
+                &["state"],
+            )?,
+            kind: m.gauges(
+                "nat_type",
+                "What stands between this node and others: 1 for the type it is, 0 for the others",
+                &["type"],
+            )?,
+            confidence: m.gauge("nat_confidence_percent", "How sure nat_state is")?,
+            addresses: m.gauges(
+                "nat_addresses",
+                "Addresses of this node, by where they stand",
+                &["standing"],
+            )?,
+            mappings: m.gauges(
+                "nat_mappings",
+                "Ports that the router maps to this node, by protocol",
+                &["protocol"],
+            )?,
+            mapping_answers: m.counters(
+                "nat_mapping_answers_total",
+                "Mappings asked for, renewals included, by how it ended",
+                &["outcome"],
+            )?,
+            stun_answers: m.counters(
+                "nat_stun_answers_total",
+                "STUN servers asked and datagrams that were no answer, by how it ended",
+                &["outcome"],
+            )?,
+            dial_backs: m.counters(
+                "nat_dial_backs_total",
+                "Dial-backs this node asked for, by how they ended",
+                &["outcome"],
+            )?,
+            served: m.counters(
+                "nat_dial_backs_served_total",
+                "Dial-backs others asked this node for, by what came of it",
+                &["outcome"],
+            )?,
+            network_changes: m.counter(
+                "nat_network_changes_total",
+                "Times the machine's addresses changed while the overlay ran",
+            )?,
+        };
+        for outcome in stun::Outcome::ALL {
+            this.stun_answers.with_label_values(&[outcome.label()]).inc_by(0);
+        }
+        for failed in Failed::ALL {
+            this.mapping_answers.with_label_values(&[failed.label()]).inc_by(0);
+        }
+        this.mapping_answers.with_label_values(&["mapped"]).inc_by(0);
+        for end in ENDS {
+            this.dial_backs.with_label_values(&[end]).inc_by(0);
+        }
+        for outcome in SERVED {
+            this.served.with_label_values(&[outcome]).inc_by(0);
+        }
+        this.ended();
+        Ok(this)
+    }
+
+    pub(super) fn dialled_back(&self, ended: &DialBack) {
+        let [reached, failed, unanswered] = ENDS;
+        let label = match ended {
+            DialBack::Reached(_) => reached,
+            DialBack::Failed(_) => failed,
+            DialBack::Unanswered => unanswered,
+        };
+        self.dial_backs.with_label_values(&[label]).inc();
+    }
+
+    pub(super) fn network_changed(&self) {
+        self.network_changes.inc();
+    }
+
+    /// Sets the gauges.
+    pub(super) fn show(&self, reachability: &Reachability, verdict: &Verdict, held: &[Held]) {
+        self.verdict(verdict);
+        let counts = reachability.counts();
+        for (standing, label) in STANDINGS {
+            let count = counts.iter().find(|(known, _)| *known == standing);
+            let count = count.map_or(0, |(_, count)| *count);
+            self.addresses.with_label_values(&[label]).set(gauge(count));
+        }
+        for (by, label) in PROTOCOLS {
+            let count = held.iter().filter(|held| held.by == by).count();
+            self.mappings.with_label_values(&[label]).set(gauge(count));
+        }
+    }
+
+    fn verdict(&self, verdict: &Verdict) {
+        for state in State::ALL {
+            let is = u64::from(state == verdict.state);
+            self.state.with_label_values(&[state.label()]).set(is);
+        }
+        for kind in NatType::ALL {
+            self.kind.with_label_values(&[kind.label()]).set(u64::from(kind == verdict.nat));
+        }
+        self.confidence.set(verdict.confidence.into());
+    }
+
+    /// The overlay has ended: nothing is known.
+    pub(crate) fn ended(&self) {
+        self.verdict(&Verdict::default());
+        for (_, label) in STANDINGS {
+            self.addresses.with_label_values(&[label]).set(0);
+        }
+        for (_, label) in PROTOCOLS {
+            self.mappings.with_label_values(&[label]).set(0);
+        }
+    }
+}

@@ -1,0 +1,437 @@
+//! Reachability within the overlay's task: what happens becomes events, and what comes of them is
+//! done.
+
+use super::{
+    AddressView, Command, Config, MappingView, Status, StunView, Verdict,
+    client::Tested,
+    mapping::{self, Held, Order, Port, Told, Transport},
+    metrics::NatMetrics,
+    reachability::{Action, DialBack, Event, Reachability, Shown},
+    stun::{self, Ask, Heard, Outcome},
+};
+use crate::{
+    AddressPolicy, Multiaddr,
+    address::{IpGroup, ip_of, is_udp, without_peer},
+    behaviour::Behaviour,
+};
+use futures::StreamExt;
+use if_watch::{IfEvent, tokio::IfWatcher};
+use libp2p::{
+    Swarm,
+    core::{ConnectedPoint, transport::PortUse},
+    multiaddr::Protocol,
+    swarm::ConnectionId,
+};
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::sync::{mpsc, watch};
+use tokio_util::task::TaskTracker;
+
+/// Mappings that were told and not taken in yet; 400 bytes each.
+const TOLD: usize = 64;
+
+/// What the tasks beside this one have to say.
+pub(crate) enum News {
+    Stun(Heard),
+    Mapping(Told),
+    Interfaces(IfEvent),
+}
+
+/// An open connection.
+struct Connection {
+    /// Where the other side is; nothing over the in-process transport.
+    ip: Option<IpAddr>,
+    udp: bool,
+    /// This node opened it from the port it listens on, so what the other side sees is that port.
+    shows_port: bool,
+}
+
+/// What a STUN server said last.
+struct Server {
+    last: Outcome,
+    mapped: Option<SocketAddr>,
+    took: Duration,
+    at: Instant,
+}
+
+/// The ends of the channels to the STUN worker.
+struct StunEnds {
+    asks: mpsc::Sender<Ask>,
+    heard: mpsc::Receiver<Heard>,
+}
+
+/// The ends of the channels to the mapping worker.
+struct MappingEnds {
+    orders: mpsc::Sender<Order>,
+    told: mpsc::Receiver<Told>,
+    held: watch::Receiver<Vec<Held>>,
+}
+
+/// Holds what [`Reachability`] does, 60 bytes for each open connection, and 300 bytes for each STUN
+/// server.
+pub(crate) struct Nat {
+    policy: AddressPolicy,
+    stun_servers: Vec<String>,
+    reachability: Reachability,
+    stun: Option<StunEnds>,
+    /// A round that is to be asked for as soon as the worker takes it.
+    ask: Option<Ask>,
+    mapping: Option<MappingEnds>,
+    /// Whether the worker is still to hear of the ports, or to ask anew.
+    tell_ports: bool,
+    again: bool,
+    /// By name.
+    servers: HashMap<String, Server>,
+    connections: HashMap<ConnectionId, Connection>,
+    /// Ports that are listened on, and by how many addresses.
+    ports: HashMap<Port, usize>,
+    interfaces: Option<IfWatcher>,
+    /// The machine's addresses now, and as they were when reachability last heard of them.
+    ips: BTreeSet<IpAddr>,
+    known_ips: Option<BTreeSet<IpAddr>>,
+    metrics: Arc<NatMetrics>,
+    shown: Verdict,
+    /// Something has happened, or time has passed, since it was asked what is to be done.
+    due: bool,
+}
+
+impl Nat {
+    /// Begins; its tasks end when it is closed or dropped.
+    pub(crate) fn start(
+        config: &crate::Config,
+        metrics: Arc<NatMetrics>,
+        tasks: &TaskTracker,
+        now: Instant,
+    ) -> Self {
+        let (policy, nat): (AddressPolicy, &Config) = (config.address_policy, &config.nat);
+        // There is nothing to find out for nodes within one process.
+        let network = config.listen.iter().any(|addr| ip_of(addr).is_some());
+        let stun = (network && !nat.stun.servers.is_empty()).then(|| {
+            let (asks, asked) = mpsc::channel(1);
+            let (hear, heard) = mpsc::channel(1);
+            let answers = metrics.stun_answers.clone();
+            let worker = stun::Worker::new(&nat.stun, policy, asked, hear, answers);
+            tasks.spawn(worker.run());
+            StunEnds { asks, heard }
+        });
+        let mapping = (network && nat.mapping.enabled.applies(policy)).then(|| {
+            let (orders, ordered) = mpsc::channel(1);
+            let (tell, told) = mpsc::channel(TOLD);
+            let (hold, held) = watch::channel(Vec::new());
+            let answers = metrics.mapping_answers.clone();
+            let worker = mapping::Worker::new(&nat.mapping, policy, ordered, tell, hold, answers);
+            tasks.spawn(worker.run());
+            MappingEnds { orders, told, held }
+        });
+        let interfaces = if network {
+            let watcher = IfWatcher::new();
+            watcher
+                .inspect_err(|error| tracing::warn!(%error, "network changes are not noticed"))
+                .ok()
+        } else {
+            None
+        };
+        Self {
+            policy,
+            stun_servers: nat.stun.servers.clone(),
+            reachability: Reachability::new(nat, policy, &config.public_addrs, now),
+            stun,
+            ask: None,
+            mapping,
+            tell_ports: false,
+            again: false,
+            servers: HashMap::new(),
+            connections: HashMap::new(),
+            ports: HashMap::new(),
+            interfaces,
+            ips: BTreeSet::new(),
+            known_ips: None,
+            metrics,
+            shown: Verdict::default(),
+            due: true,
+        }
+    }
+
+    /// What the tasks beside this one have to say; for ever if there are none. Safe to drop at any
+    /// await.
+    pub(crate) async fn news(&mut self) -> News {
+        let heard = async {
+            match &mut self.stun {
+                Some(ends) => ends.heard.recv().await,
+                None => None,
+            }
+        };
+        let told = async {
+            match &mut self.mapping {
+                Some(ends) => ends.told.recv().await,
+                None => None,
+            }
+        };
+        let interfaces = async {
+            match &mut self.interfaces {
+                Some(watcher) => watcher.next().await,
+                None => None,
+            }
+        };
+        tokio::select! {
+            Some(heard) = heard => News::Stun(heard),
+            Some(told) = told => News::Mapping(told),
+            Some(Ok(event)) = interfaces => News::Interfaces(event),
+            else => std::future::pending().await,
+        }
+    }
+
+    fn tell(&mut self, event: Event, now: Instant) {
+        self.reachability.on(event, now);
+        self.due = true;
+    }
+
+    pub(crate) fn on_news(&mut self, news: News, now: Instant) {
+        match news {
+            News::Stun(heard) => self.heard(heard, now),
+            News::Mapping(Told::Mapped(addr)) => {
+                tracing::info!(%addr, "the router says that it maps this address");
+                self.tell(Event::Mapped(addr), now);
+            }
+            News::Mapping(Told::Lost(addr)) => {
+                tracing::info!(%addr, "the router no longer maps this address");
+                self.tell(Event::Unmapped(addr), now);
+            }
+            News::Interfaces(IfEvent::Up(net)) => {
+                self.ips.insert(net.addr());
+            }
+            News::Interfaces(IfEvent::Down(net)) => {
+                self.ips.remove(&net.addr());
+            }
+        }
+    }
+
+    fn heard(&mut self, heard: Heard, now: Instant) {
+        let nothing = |last| Server { last, mapped: None, took: Duration::ZERO, at: now };
+        for name in heard.unresolved {
+            self.servers.insert(name, nothing(Outcome::Unresolved));
+        }
+        for (at, name) in heard.names {
+            let said = heard.report.said.iter().find(|said| said.server == at);
+            let server = match said.map(|said| (said.result, said.took)) {
+                Some((Ok(mapped), took)) => {
+                    Server { last: Outcome::Answered, mapped: Some(mapped), took, at: now }
+                }
+                Some((Err(last), took)) => Server { took, ..nothing(last) },
+                None => nothing(Outcome::Unsent),
+            };
+            self.servers.insert(name, server);
+        }
+        self.tell(Event::Stun(heard.report), now);
+    }
+
+    pub(crate) fn on_listening(&mut self, addr: &Multiaddr, now: Instant) {
+        if let Some(port) = port_of(addr, self.policy) {
+            *self.ports.entry(port).or_default() += 1;
+            self.tell_ports = true;
+        }
+        self.tell(Event::Listens(addr.clone()), now);
+    }
+
+    pub(crate) fn on_silent(&mut self, addr: &Multiaddr, now: Instant) {
+        if let Some(port) = port_of(addr, self.policy)
+            && let Some(count) = self.ports.get_mut(&port)
+        {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.ports.remove(&port);
+            }
+            self.tell_ports = true;
+        }
+        self.tell(Event::Silent(addr.clone()), now);
+    }
+
+    pub(crate) fn on_established(
+        &mut self,
+        id: ConnectionId,
+        endpoint: &ConnectedPoint,
+        now: Instant,
+    ) {
+        let remote = endpoint.get_remote_address();
+        let shows_port =
+            matches!(endpoint, ConnectedPoint::Dialer { port_use: PortUse::Reuse, .. });
+        let connection = Connection { ip: ip_of(remote), udp: is_udp(remote), shows_port };
+        self.connections.insert(id, connection);
+        self.count(now);
+    }
+
+    pub(crate) fn on_closed(&mut self, id: ConnectionId, now: Instant) {
+        self.connections.remove(&id);
+        self.count(now);
+    }
+
+    fn count(&mut self, now: Instant) {
+        let open = self.connections.len();
+        let udp = self.connections.values().filter(|connection| connection.udp).count();
+        self.tell(Event::Connections { open, udp }, now);
+    }
+
+    /// A peer says where it sees this node.
+    pub(crate) fn on_observed(&mut self, id: ConnectionId, addr: &Multiaddr, now: Instant) {
+        let Some(connection) = self.connections.get(&id) else { return };
+        if let Some(ip) = connection.ip.filter(|_| connection.shows_port) {
+            let (addr, by) = (without_peer(addr), IpGroup::of(ip));
+            // A relay tells its own address, and a transport cannot change on the way.
+            if is_udp(&addr) == connection.udp {
+                self.tell(Event::Observed { addr, by }, now);
+            }
+        }
+    }
+
+    pub(crate) fn on_tested(&mut self, Tested { addr, ended }: Tested, now: Instant) {
+        tracing::debug!(%addr, ?ended, "dial-back");
+        self.metrics.dialled_back(&ended);
+        self.tell(Event::DialBack { addr, ended }, now);
+    }
+
+    /// Notices that the machine's addresses changed, once the changes of one go are all there; and
+    /// shows how things stand.
+    pub(crate) fn on_tick(&mut self, now: Instant) {
+        let same = self.known_ips.as_ref() == Some(&self.ips);
+        if !same && !self.ips.is_empty() && self.known_ips.replace(self.ips.clone()).is_some() {
+            tracing::info!("the machine's addresses changed");
+            self.metrics.network_changed();
+            self.tell(Event::NetworkChanged, now);
+        }
+        self.due = true;
+        let verdict = self.reachability.verdict(now);
+        let (state, nat) = (verdict.state, verdict.nat);
+        if (state, nat) != (self.shown.state, self.shown.nat) {
+            let (state, nat, percent) = (state.label(), nat.label(), verdict.confidence);
+            tracing::info!(state, nat, percent, "how this node can be reached");
+        }
+        self.shown = verdict;
+        let held = self.mapping.as_ref().map(|ends| ends.held.borrow().clone()).unwrap_or_default();
+        self.metrics.show(&self.reachability, &verdict, &held);
+    }
+
+    /// Does what is to be done; after every turn.
+    pub(crate) fn advance(&mut self, swarm: &mut Swarm<Behaviour>, now: Instant) {
+        if !std::mem::take(&mut self.due) {
+            return;
+        }
+        let servers = swarm.behaviour().autonat.has_servers();
+        for action in self.reachability.poll(servers, now) {
+            match action {
+                Action::Confirm(addr) => swarm.add_external_address(addr),
+                Action::Withdraw(addr) => {
+                    tracing::info!(%addr, "this address works no longer");
+                    swarm.remove_external_address(&addr);
+                }
+                Action::Test { addr, avoid } => {
+                    if !swarm.behaviour_mut().autonat.test(addr.clone(), &avoid) {
+                        let ended = DialBack::Unanswered;
+                        self.reachability.on(Event::DialBack { addr, ended }, now);
+                    }
+                }
+                Action::AskStun { discover } => {
+                    let before = self.ask.is_some_and(|ask| ask.discover);
+                    self.ask = Some(Ask { discover: discover || before });
+                }
+                Action::Map => self.again = true,
+            }
+        }
+        if let (Some(ends), Some(ask)) = (&self.stun, self.ask)
+            && ends.asks.try_send(ask).is_ok()
+        {
+            self.ask = None;
+        }
+        if let Some(ends) = &self.mapping {
+            if self.tell_ports {
+                let mut ports: Vec<Port> = self.ports.keys().copied().collect();
+                ports.sort_unstable();
+                self.tell_ports = ends.orders.try_send(Order::Want(ports)).is_err();
+            }
+            if self.again && !self.tell_ports {
+                self.again = ends.orders.try_send(Order::Again).is_err();
+            }
+        }
+    }
+
+    pub(crate) fn on_command(&self, command: Command, swarm: &Swarm<Behaviour>, now: Instant) {
+        match command {
+            Command::Status { answer } => {
+                let servers = swarm.behaviour().autonat.has_servers();
+                let _ = answer.send(self.status(servers, now));
+            }
+        }
+    }
+
+    fn status(&self, dial_back_servers: bool, now: Instant) -> Status {
+        let secs = |since: Instant| now.saturating_duration_since(since).as_secs();
+        let address = |shown: Shown<'_>| AddressView {
+            address: shown.addr.to_string(),
+            standing: shown.standing,
+            for_secs: secs(shown.since),
+            known_from: [
+                (shown.operator, "operator"),
+                (shown.listened, "listener"),
+                (shown.mapped, "router"),
+                (shown.observers > 0, "peers"),
+            ]
+            .into_iter()
+            .filter_map(|(is, who)| is.then_some(who))
+            .collect(),
+            observed_by: shown.observers,
+            reached_by: shown.reached_by,
+            failures: shown.failures,
+        };
+        let mapping = |held: &Held| MappingView {
+            protocol: held.by,
+            transport: held.port.transport,
+            port: held.port.port,
+            external: held.external,
+            lease_left_secs: held.ends.saturating_duration_since(now).as_secs(),
+        };
+        let stun = |name: &String| {
+            let server = self.servers.get(name);
+            StunView {
+                server: name.clone(),
+                last: server.map(|server| server.last),
+                mapped: server.and_then(|server| server.mapped),
+                took_ms: server
+                    .filter(|server| server.mapped.is_some())
+                    .map(|server| u64::try_from(server.took.as_millis()).unwrap_or(u64::MAX)),
+                ago_secs: server.map(|server| secs(server.at)),
+            }
+        };
+        let held = self.mapping.as_ref().map(|ends| ends.held.borrow().clone()).unwrap_or_default();
+        Status {
+            verdict: self.reachability.verdict(now),
+            dial_back_servers,
+            addresses: self.reachability.shown().into_iter().map(address).collect(),
+            mappings: held.iter().map(mapping).collect(),
+            stun: self.stun_servers.iter().map(stun).collect(),
+        }
+    }
+
+    /// Ends the tasks beside this one: the socket is closed, and all mappings are removed.
+    pub(crate) fn close(&mut self) {
+        self.stun = None;
+        self.mapping = None;
+        self.interfaces = None;
+    }
+}
+
+/// The port of a listen address, if others could be let through to it.
+fn port_of(addr: &Multiaddr, policy: AddressPolicy) -> Option<Port> {
+    let ip = ip_of(addr)?;
+    let (transport, port) = match addr.iter().nth(1)? {
+        Protocol::Udp(port) => (Transport::Udp, port),
+        Protocol::Tcp(port) => (Transport::Tcp, port),
+        _ => return None,
+    };
+    // Routers map ports of IPv4; and nobody outside reaches loopback, except where all is within
+    // one machine.
+    let outside = !ip.is_loopback() || policy == AddressPolicy::Any;
+    (ip.is_ipv4() && outside).then_some(Port { transport, port })
+}
