@@ -240,8 +240,9 @@ impl Plan {
         {
             return Err(Refused::Account);
         }
-        if self.config.bytes_per_second > 0 {
-            let micros = u64::from(len).saturating_mul(1_000_000) / self.config.bytes_per_second;
+        // None where there is no limit.
+        let micros = u64::from(len) * 1_000_000;
+        if let Some(micros) = micros.checked_div(self.config.bytes_per_second) {
             self.next_start = now + Duration::from_micros(micros);
         }
         self.running.insert(id, (Wanted { paid: true, ..wanted }, false));
