@@ -43,6 +43,7 @@ export NSN_NODE
 export NSN_SAMPLE="$PWD/scripts/media/sample.mp4"
 NSN_SAMPLE_LEN=$(wc -c <"$NSN_SAMPLE")
 export NSN_SAMPLE_LEN
+export NSN_NO_WARMING="$PWD/zombienet/no-warming.toml"
 
 top=$(mktemp -d "${TMPDIR:-/tmp}/nsn-zombienet.XXXXXX")
 # Zombienet gives each node the key that is the SHA-256 of its name, so bob's PeerId is known before.

@@ -65,7 +65,8 @@ pub struct NsnArgs {
     #[arg(long, value_name = "SIZE", value_parser = crate::config::parse_size)]
     pub relay_cache_size: Option<u64>,
 
-    /// The region that this node serves: 1 to 32 of a-z, 0-9 and the hyphen.
+    /// The region that this node serves: 1 to 32 of a-z, 0-9 and the hyphen [default: a relay takes that
+    /// of the nearest super-node].
     #[arg(long, value_name = "NAME", value_parser = crate::config::parse_region)]
     pub region: Option<String>,
 

@@ -28,7 +28,8 @@ pub struct Settings {
     pub relay: bool,
     /// Stay out of the overlay. Default: false.
     pub no_overlay: bool,
-    /// The region served, 1 to 32 of `a-z0-9-`. Default: none.
+    /// The region served, 1 to 32 of `a-z0-9-`. Default: none; a relay then finds out which one is
+    /// nearest (`shards.region`).
     pub region: Option<String>,
     /// When a service fails. Default: degrade.
     pub service_failure: ServiceFailure,

@@ -1,7 +1,8 @@
 //! Settings of the whole crate, each part's own beneath it.
 
 use crate::{
-    announce, cache, client, content::publish, error::BuildError, fill, server, store, upstream,
+    announce, cache, client, content::publish, error::BuildError, fill, region, server, store,
+    upstream, warm,
 };
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -20,6 +21,10 @@ pub struct Config {
     pub fill: fill::Config,
     /// Where from, and how long that may take.
     pub upstream: upstream::Config,
+    /// Which region this relay is in, where the operator does not say.
+    pub region: region::Config,
+    /// Fetching what nobody has asked for yet.
+    pub warm: warm::Config,
     /// Telling the directory what is held.
     pub announce: announce::Config,
     /// Publishing on a super-node.
@@ -111,6 +116,33 @@ impl Config {
                 "must be from 0 to 100",
             ),
             most("fill.finish_from", self.fill.finish_from, 100, "must be from 0 to 100"),
+            at_least_a_second("region.every", self.region.every),
+            at_least_a_second("region.retry", self.region.retry),
+            positive("region.super_nodes", self.region.super_nodes),
+            (
+                "region.samples",
+                u64::try_from(self.region.samples).unwrap_or(u64::MAX),
+                (1..=9).contains(&self.region.samples),
+                "must be from 1 to 9",
+            ),
+            most("region.margin_percent", self.region.margin_percent, 99, "must be from 0 to 99"),
+            positive("region.confirm", self.region.confirm),
+            positive("warm.parallel", self.warm.parallel),
+            most("warm.cache_percent", self.warm.cache_percent, 100, "must be from 0 to 100"),
+            most("warm.idle_below", self.warm.idle_below, 100, "must be from 0 to 100"),
+            (
+                "warm.judge_every",
+                self.warm.judge_every.as_secs(),
+                !self.warm.judge_every.is_zero(),
+                "must be above 0",
+            ),
+            positive("warm.table", self.warm.table),
+            most("warm.min_score", self.warm.min_score, 1000, "must be from 0 to 1000"),
+            positive("warm.accounts", self.warm.accounts),
+            positive("warm.queue", self.warm.queue),
+            positive("warm.contents", self.warm.contents),
+            most("warm.ahead", self.warm.ahead, 64, "must be from 0 to 64"),
+            positive("warm.shards", self.warm.shards),
             positive("announce.queue", self.announce.queue),
             positive("announce.parallel", self.announce.parallel),
             positive("publish.publishes", self.publish.publishes),

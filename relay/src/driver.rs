@@ -16,11 +16,13 @@ use crate::{
     lookup::{Lookup, RelaySide},
     metrics::Metrics,
     overlay::Overlay,
+    region,
     server::{self, Server},
     standing::{Others, Standing},
     store::{Disk, FolderLock, Origin},
     transport,
     upstream::{Directory, Pool, Record, Upstream},
+    warm,
 };
 use libp2p::identity::Keypair;
 use std::sync::{Arc, OnceLock};
@@ -51,6 +53,9 @@ pub struct Driver {
     pub(crate) fill_runner: fill::Runner,
     pub(crate) announcer: Announcer,
     pub(crate) announce_runner: announce::Runner,
+    pub(crate) own: region::Own,
+    pub(crate) warmer: warm::Warmer,
+    pub(crate) inbox: warm::Inbox,
     pub(crate) publishes: mpsc::Receiver<Publish>,
     pub(crate) phase: watch::Sender<Phase>,
     pub(crate) withhold: bool,
@@ -62,6 +67,8 @@ enum Part {
     Server,
     Fills,
     Health,
+    Region,
+    Warming,
     Announcer,
     Publisher,
     Cache,
@@ -73,6 +80,8 @@ impl Part {
             Self::Server => "server",
             Self::Fills => "fills",
             Self::Health => "health checks",
+            Self::Region => "measuring of regions",
+            Self::Warming => "fetching ahead",
             Self::Announcer => "announcer",
             Self::Publisher => "publisher",
             Self::Cache => "cache",
@@ -191,10 +200,24 @@ impl Driver {
                 checks.await;
                 Part::Health
             });
+            if !self.own.is_set() {
+                let measuring = region::Runner {
+                    upstream: Arc::clone(&upstream),
+                    own: self.own,
+                    config: config.region,
+                    metrics: self.metrics.clone(),
+                };
+                let measuring = measuring.run(stop_rest.clone());
+                tasks.spawn(async move {
+                    measuring.await;
+                    Part::Region
+                });
+            }
             let deps = fill::Deps {
                 upstream,
                 cache: Arc::clone(&cache),
                 announcer: self.announcer.clone(),
+                warmer: self.warmer.clone(),
                 metrics: self.metrics.clone(),
             };
             let told = config.fill.announce.then(|| self.announcer.clone());
@@ -226,6 +249,8 @@ impl Driver {
             });
         }
 
+        let kept = self.origin.clone();
+        let cached = relay.as_ref().map(|relay| (Arc::clone(&relay.cache), relay.fills.clone()));
         let lookup = Lookup {
             origin: self.origin,
             relay,
@@ -240,10 +265,27 @@ impl Driver {
             standing: self.standing,
             others: self.others,
             overlay: self.overlay,
-            metrics: self.metrics,
+            warmer: cached.is_some().then_some(self.warmer),
+            metrics: self.metrics.clone(),
             withhold: self.withhold,
         };
         let server = Server::new(listeners, config.server, deps);
+        if let Some((cache, fills)) = cached {
+            let warming = warm::Runner {
+                inbox: self.inbox,
+                fills,
+                cache,
+                origin: kept,
+                pressure: server.pressure(),
+                config: config.warm,
+                metrics: self.metrics,
+            };
+            let warming = warming.run(stop_rest.clone());
+            tasks.spawn(async move {
+                warming.await;
+                Part::Warming
+            });
+        }
         let running = server.run(stop_server.clone());
         let server = tasks.spawn(async move {
             running.await;

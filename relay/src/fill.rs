@@ -8,6 +8,9 @@
 //! fetched twice in a row for want of a moment. Only the fetching counts against the bound of fills:
 //! when the disk is slower than the network, blobs that wait to be written fill up `upstream.memory`,
 //! which slows the fetching down and refuses nobody.
+//!
+//! What is fetched ahead of everybody (`Fills::ahead`) is a fill too, which anybody may join. Until somebody
+//! does, it stops when it is given up.
 
 use crate::{
     announce::Announcer,
@@ -17,6 +20,8 @@ use crate::{
     metrics::{Metrics, count_and_log},
     sync::lock,
     upstream::{FetchError, Record, Upstream},
+    warm::Warmer,
+    wire::Priority,
 };
 use lru::LruCache;
 use serde::{Deserialize, Serialize};
@@ -82,6 +87,18 @@ pub(crate) enum Joined {
     Full,
     /// The service is going down.
     Closed,
+}
+
+/// What fetching ahead of everybody gives.
+pub(crate) enum Ahead {
+    /// It is being fetched now.
+    Begun(Follower),
+    /// It was being fetched already.
+    Joined(Follower),
+    /// Too many fills are going on.
+    Later,
+    /// Nobody held it a moment ago, or the service is going down.
+    Absent,
 }
 
 /// Joins and starts fills. Cloning gives another handle.
@@ -154,6 +171,7 @@ impl Fills {
             return Joined::Closed;
         }
         if let Some(growing) = state.active.get(&id) {
+            growing.set_asked();
             return Joined::Fill(growing.follow());
         }
         if state.absent.contains(id, now) {
@@ -162,14 +180,42 @@ impl Fills {
         if state.fetching >= self.0.parallel {
             return Joined::Full;
         }
-        let growing = Growing::new(id);
-        let follower = growing.follow();
-        if self.0.jobs.try_send(Job { growing: Arc::clone(&growing), range }).is_err() {
-            return Joined::Full;
+        match self.begin(&mut state, Growing::new(id), range) {
+            Some(follower) => Joined::Fill(follower),
+            None => Joined::Full,
         }
-        state.active.insert(id, growing);
+    }
+
+    /// Starts the fill of a blob that nobody has asked for, at the priority of a prefetch, or follows the
+    /// one there is. At least half of the fills are left to those that somebody waits for. It stops when
+    /// its follower is dropped before anybody else joins.
+    pub(crate) fn ahead(&self, id: BlobId, now: Instant) -> Ahead {
+        let mut state = lock(&self.0.state);
+        if let Some(growing) = state.active.get(&id) {
+            return Ahead::Joined(growing.follow());
+        }
+        if state.closed || state.absent.contains(id, now) {
+            return Ahead::Absent;
+        }
+        if (state.fetching + 1) * 2 > self.0.parallel {
+            return Ahead::Later;
+        }
+        let growing = Growing::new(id);
+        growing.set_ahead();
+        self.begin(&mut state, growing, None).map_or(Ahead::Later, Ahead::Begun)
+    }
+
+    fn begin(
+        &self,
+        state: &mut State,
+        growing: Arc<Growing>,
+        range: Option<(u64, u64)>,
+    ) -> Option<Follower> {
+        let follower = growing.follow();
+        self.0.jobs.try_send(Job { growing: Arc::clone(&growing), range }).ok()?;
+        state.active.insert(growing.id(), growing);
         state.fetching += 1;
-        Joined::Fill(follower)
+        Some(follower)
     }
 
     /// Whether the service is going down.
@@ -195,6 +241,7 @@ pub(crate) struct Deps {
     pub(crate) upstream: Arc<Upstream>,
     pub(crate) cache: Arc<Cache>,
     pub(crate) announcer: Announcer,
+    pub(crate) warmer: Warmer,
     pub(crate) metrics: Metrics,
 }
 
@@ -250,14 +297,15 @@ impl Active {
         }
     }
 
-    /// Ends when nobody reads and less than `finish_from` percent of the blob is there. Nobody can
-    /// join any more by then.
+    /// Ends when nobody reads and less than `finish_from` percent of the blob is there, or nobody has
+    /// ever asked for it. Nobody can join any more by then.
     async fn abandoned(&self, finish_from: u8) {
         let growing = &self.job.growing;
         loop {
             growing.left().await;
             let (came, of) = growing.came().unwrap_or((0, 1));
-            if u64::from(came) * 100 >= u64::from(of) * u64::from(finish_from) {
+            let enough = u64::from(came) * 100 >= u64::from(of) * u64::from(finish_from);
+            if enough && !growing.is_ahead() {
                 // What is there stays there.
                 return std::future::pending().await;
             }
@@ -290,6 +338,7 @@ async fn fill(mut active: Active, deps: Arc<Deps>, config: Config) {
     let announce = config.announce;
     let growing = Arc::clone(&active.job.growing);
     let id = growing.id();
+    let priority = if growing.is_ahead() { Priority::Prefetch } else { Priority::Play };
     // Whoever started this fill may have looked into the cache just before the last one was done.
     if deps.cache.len_of(id).is_some() {
         if let Some(whole) = deps.cache.whole(id).await {
@@ -301,7 +350,7 @@ async fn fill(mut active: Active, deps: Arc<Deps>, config: Config) {
         }
     }
     let fetched: Result<(Arc<Whole>, Room), _> = tokio::select! {
-        fetched = deps.upstream.fetch(&growing, active.job.range) => fetched,
+        fetched = deps.upstream.fetch(&growing, active.job.range, priority) => fetched,
         () = active.abandoned(config.finish_from) => {
             deps.metrics.fills_abandoned_total.inc();
             return;
@@ -318,6 +367,9 @@ async fn fill(mut active: Active, deps: Arc<Deps>, config: Config) {
         }
     };
     active.fetched();
+    if !growing.is_ahead() {
+        deps.warmer.fetched(&whole);
+    }
     let Admission { evicted, kept } = deps.cache.admit(whole).await;
     if announce {
         for victim in evicted {
@@ -394,6 +446,28 @@ mod tests {
         drop(active);
         assert_eq!(fills.in_flight(), 1);
         assert!(next.begun().now_or_never().is_none());
+    }
+
+    #[test]
+    fn what_is_fetched_ahead_leaves_half_to_others_and_stops_when_given_up_unless_somebody_joins() {
+        let (fills, mut runner) = build(&config());
+        let now = Instant::now();
+        let Ahead::Begun(ahead) = fills.ahead(id(1), now) else { panic!() };
+        assert!(matches!(fills.ahead(id(2), now), Ahead::Later), "the other half is for viewers");
+        let Ahead::Joined(again) = fills.ahead(id(1), now) else { panic!() };
+        drop(again);
+        let active = Active::new(fills.clone(), runner.queue.try_recv().unwrap());
+        assert!(active.abandoned(0).now_or_never().is_none());
+        drop(ahead);
+        assert!(active.abandoned(0).now_or_never().is_some(), "even where others always go on");
+        assert_eq!(fills.in_flight(), 0);
+        drop(active);
+
+        let Ahead::Begun(ahead) = fills.ahead(id(1), now) else { panic!() };
+        let active = Active::new(fills.clone(), runner.queue.try_recv().unwrap());
+        let Joined::Fill(viewer) = fills.join(id(1), None, now) else { panic!() };
+        drop((ahead, viewer));
+        assert!(active.abandoned(0).now_or_never().is_none(), "somebody has asked for it");
     }
 
     #[test]

@@ -9,9 +9,11 @@ use crate::{
     },
     fill::Fills,
     metrics::Metrics,
+    region::{self, Own, Region},
     standing::Others,
     store::{Content, Origin, OriginStatus},
     upstream::{Record, SourceView, Upstream},
+    warm::{Announced, Warmer},
 };
 use libp2p::{Multiaddr, PeerId};
 use serde::Serialize;
@@ -40,6 +42,9 @@ pub(crate) struct Shared {
     pub(crate) phase: watch::Receiver<Phase>,
     pub(crate) publishes: mpsc::Sender<Publish>,
     pub(crate) others: Others,
+    pub(crate) own: Own,
+    /// `None` where nothing is cached.
+    pub(crate) warmer: Option<Warmer>,
     /// Set when a relay listens.
     pub(crate) upstream: Arc<OnceLock<Arc<Upstream>>>,
     /// Whether somebody explains sources just now, each time a question to the directory.
@@ -118,6 +123,25 @@ pub struct RelayStatus {
     pub upstream_fetches: u64,
     /// Fills going on.
     pub fills_in_flight: usize,
+    /// Where it is.
+    pub region: region::Status,
+    /// What came of fetching ahead.
+    pub prefetch: PrefetchStatus,
+}
+
+/// What came of fetching what nobody had asked for yet. Counts are since the program's start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct PrefetchStatus {
+    /// Blobs whose fetch was begun because they were announced.
+    pub announced: u64,
+    /// Blobs whose fetch was begun because what stands before them was read.
+    pub ahead: u64,
+    /// Of these, those that were read then.
+    pub used: u64,
+    /// Those that were not, and count as wasted.
+    pub wasted: u64,
+    /// Bytes of those of which it is not known yet.
+    pub unread_bytes: u64,
 }
 
 impl Relay {
@@ -157,7 +181,8 @@ impl Relay {
 
     /// How the service is. Cheap: nothing is asked of the disk or the network.
     pub fn status(&self) -> Status {
-        let Shared { origin, cache, fills, metrics, .. } = &*self.shared;
+        let Shared { origin, cache, fills, metrics, own, .. } = &*self.shared;
+        let started = |cause| metrics.prefetches_started_total.with_label_values(&[cause]).get();
         Status {
             phase: self.shared.phase.borrow().clone(),
             peer_id: self.shared.us.to_string(),
@@ -171,6 +196,14 @@ impl Relay {
                 evictions: metrics.cache_evictions_total.get(),
                 upstream_fetches: metrics.upstream_fetches_total.get(),
                 fills_in_flight: fills.in_flight(),
+                region: own.status(),
+                prefetch: PrefetchStatus {
+                    announced: started("announced"),
+                    ahead: started("ahead"),
+                    used: metrics.prefetches_used_total.get(),
+                    wasted: metrics.prefetches_wasted_total.get(),
+                    unread_bytes: metrics.prefetch_unread_bytes.get(),
+                },
             }),
         }
     }
@@ -179,6 +212,20 @@ impl Relay {
     /// here, or when this one goes down. At most 8 are told; none to begin with.
     pub fn set_others(&self, relays: &[Multiaddr]) {
         self.shared.others.set(relays);
+    }
+
+    /// The region of this node, now and as it changes: the one that the operator named, or the one that
+    /// was found to be the nearest. `None` before that.
+    pub fn region(&self) -> watch::Receiver<Option<Region>> {
+        self.shared.own.watch()
+    }
+
+    /// New content was announced: fetches its beginning if that is worth it. Never waits, and does
+    /// nothing on a node that caches nothing.
+    pub fn announced(&self, announced: Announced) {
+        if let Some(warmer) = &self.shared.warmer {
+            warmer.announced(announced);
+        }
     }
 
     /// How busy it is: connections by what it may have, 0 none to 255 all. In steps of 16, so that

@@ -43,6 +43,9 @@
 //!    take in time; raw, or with the hashes that let each 16 KiB verify as it arrives ([`wire`]). A body that cannot be
 //!    completed ends in a stream reset with a [`Code`](wire::Code).
 //!
+//! Without being asked, a relay fetches new content that is announced, and what follows the shard that
+//! somebody reads ([`warm`]), and finds out in which region it is ([`region`]).
+//!
 //! A super-node publishes files into the origin's store ([`content::publish`]); the [`client`] is a
 //! viewer of its own, and asks whether others serve what they claim to hold ([`client::probe`]).
 //!
@@ -51,7 +54,8 @@
 //! [`build`] makes a handle and a [`Driver`] and touches nothing. The driver runs: the server, one
 //! task for each connection (`server.max_connections`) and each request (`server.max_requests`), and
 //! two that give turns where the rate is limited; the fills (`fill.parallel`); the health checks of
-//! sources; the announcer; the publisher (`publish.publishes`); what the cache does by
+//! sources; what fetches ahead (`warm.parallel`); the measuring of regions; the announcer; the
+//! publisher (`publish.publishes`); what the cache does by
 //! itself. All are joined when it ends.
 
 pub mod announce;
@@ -70,6 +74,7 @@ mod lookup;
 mod metrics;
 pub mod overlay;
 mod pace;
+pub mod region;
 pub mod server;
 mod standing;
 pub mod store;
@@ -78,18 +83,21 @@ mod sync;
 mod tests;
 mod transport;
 pub mod upstream;
+pub mod warm;
 pub mod wire;
 
 pub use config::Config;
 pub use content::{BlobId, ContentId, Manifest, Progress, ShardId, Stage};
 pub use driver::Driver;
 pub use error::{BuildError, Refusal, RunError};
-pub use handle::{NotReady, Phase, Relay, RelayStatus, Status};
+pub use handle::{NotReady, Phase, PrefetchStatus, Relay, RelayStatus, Status};
 pub use metrics::Metrics;
 pub use overlay::{OpenError, Overlay, Substream};
+pub use region::Region;
 pub use standing::{Standing, Unknown};
 pub use transport::{Cipher, Congestion, Quic, TlsError};
-pub use upstream::{Class, Directory, DirectoryError, Record, Source, TellError};
+pub use upstream::{Class, Directory, DirectoryError, Record, Source, SuperNode, TellError};
+pub use warm::{Account, Announced, Patron};
 
 use cache::Cache;
 use handle::Shared;
@@ -116,6 +124,8 @@ pub struct Deps {
     pub origin_dir: Option<PathBuf>,
     /// Folder of the relay's cache; with it the node is a relay.
     pub cache_dir: Option<PathBuf>,
+    /// The region that the operator names; without one, a relay finds out.
+    pub region: Option<Region>,
     /// Answer every question for a blob with `not found`, as if none were held, while all else goes
     /// on: what is held is announced, published, cached. For networks that test whether those who
     /// claim and do not deliver are noticed.
@@ -128,8 +138,17 @@ pub struct Deps {
 /// When a setting is out of bounds or no folder is given.
 pub fn build(config: Config, deps: Deps) -> Result<(Relay, Driver), BuildError> {
     config.validate()?;
-    let Deps { identity, directory, standing, overlay, metrics, origin_dir, cache_dir, withhold } =
-        deps;
+    let Deps {
+        identity,
+        directory,
+        standing,
+        overlay,
+        metrics,
+        origin_dir,
+        cache_dir,
+        region,
+        withhold,
+    } = deps;
     if origin_dir.is_none() && cache_dir.is_none() {
         return Err(BuildError::NoRole);
     }
@@ -148,6 +167,8 @@ pub fn build(config: Config, deps: Deps) -> Result<(Relay, Driver), BuildError> 
         announce::build(&config.announce, Arc::clone(&directory), Arc::new(held), metrics.clone());
     let (publish_sender, publishes) = mpsc::channel(config.publish.publishes);
     let others = standing::Others::default();
+    let own = region::Own::new(region);
+    let (warmer, inbox) = warm::build(&config.warm, metrics.clone());
     let upstream = Arc::default();
     let drain = CancellationToken::new();
     let (phase, phase_receiver) = watch::channel(Phase::Starting);
@@ -163,6 +184,8 @@ pub fn build(config: Config, deps: Deps) -> Result<(Relay, Driver), BuildError> 
         phase: phase_receiver,
         publishes: publish_sender,
         others: others.clone(),
+        own: own.clone(),
+        warmer: cache.is_some().then(|| warmer.clone()),
         upstream: Arc::clone(&upstream),
         explaining: tokio::sync::Mutex::default(),
         drain: drain.clone(),
@@ -185,6 +208,9 @@ pub fn build(config: Config, deps: Deps) -> Result<(Relay, Driver), BuildError> 
         fill_runner,
         announcer,
         announce_runner,
+        own,
+        warmer,
+        inbox,
         publishes,
         phase,
         withhold,

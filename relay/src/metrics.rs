@@ -101,6 +101,26 @@ pub struct Metrics {
     /// Writings that the disk failed or had no room for, by `place`: `origin` or `cache`. Something to
     /// alert on: what is fetched is served all the same.
     pub disk_write_failures_total: CounterVec<U64>,
+    /// Blobs whose fetch was begun before anybody asked for them, by `cause`: `announced`, or what stands
+    /// before them is read (`ahead`).
+    pub prefetches_started_total: CounterVec<U64>,
+    /// Of these, those that were read then.
+    pub prefetches_used_total: Counter<U64>,
+    /// Those that were not read within `warm.judge_after`, or were given up by the cache before.
+    pub prefetches_wasted_total: Counter<U64>,
+    /// Those that were not fetched to the end, by `reason`: no source delivered (`failed`), or there was
+    /// too much else to do (`dropped`).
+    pub prefetches_failed_total: CounterVec<U64>,
+    /// What was announced or foreseen and not fetched, by `reason`.
+    pub prefetches_refused_total: CounterVec<U64>,
+    /// Bytes that were fetched ahead and not read yet.
+    pub prefetch_unread_bytes: Gauge<U64>,
+    /// Median round trip to the nearest super-node of this relay's region, where that is measured.
+    pub region_round_trip_seconds: Gauge<F64>,
+    /// Regions that this relay found itself in, one after the other.
+    pub region_changes_total: Counter<U64>,
+    /// Super-nodes measured, by `outcome`: `answered` or `silent`.
+    pub region_measurements_total: CounterVec<U64>,
     /// Records that wait to be told to the directory.
     pub announcements_waiting: Gauge<U64>,
     /// Passes over all that is held, by `reason`: the directory has started (`start`), or there was
@@ -258,6 +278,38 @@ impl Metrics {
                 "disk_write_failures_total",
                 "Writings that the disk failed or had no room for",
                 "place",
+            )?,
+            prefetches_started_total: make.counters(
+                "prefetches_started_total",
+                "Blobs fetched before anybody asked for them",
+                "cause",
+            )?,
+            prefetches_used_total: make
+                .counter("prefetches_used_total", "Blobs fetched ahead that were read then")?,
+            prefetches_wasted_total: make
+                .counter("prefetches_wasted_total", "Blobs fetched ahead that were not read")?,
+            prefetches_failed_total: make.counters(
+                "prefetches_failed_total",
+                "Blobs that were not fetched ahead to the end",
+                "reason",
+            )?,
+            prefetches_refused_total: make.counters(
+                "prefetches_refused_total",
+                "What was announced or foreseen and not fetched ahead",
+                "reason",
+            )?,
+            prefetch_unread_bytes: make
+                .gauge("prefetch_unread_bytes", "Bytes fetched ahead and not read yet")?,
+            region_round_trip_seconds: make.gauge(
+                "region_round_trip_seconds",
+                "Median round trip to the nearest super-node of the region",
+            )?,
+            region_changes_total: make
+                .counter("region_changes_total", "Regions that this relay found itself in")?,
+            region_measurements_total: make.counters(
+                "region_measurements_total",
+                "Super-nodes whose round trip was measured",
+                "outcome",
             )?,
             announcements_waiting: make
                 .gauge("announcements_waiting", "Records that wait to be told to the directory")?,

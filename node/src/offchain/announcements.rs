@@ -1,10 +1,11 @@
 //! What the overlay's `video` topic told of new content: the newest [`KEPT`], for dApps to list.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use libp2p::PeerId;
 use nsn_p2p::gossip;
 use serde::{Deserialize, Serialize};
 
@@ -35,16 +36,25 @@ impl Announcements {
         self.lock().iter().rev().cloned().collect()
     }
 
-    /// Takes in a message of the `video` topic; one that is no announcement (live video) is not ours.
-    pub(super) fn take(&self, message: &gossip::Message) {
-        if let Ok(announcement) = gossip::Announcement::from_bytes(&message.payload) {
-            self.add(Announced {
-                content_id: hex::encode(announcement.content_id),
-                total_len: announcement.total_len,
-                shards: announcement.shards,
-                by: message.author.to_string(),
-            });
-        }
+    /// Who announced something of late, each once, the newest first.
+    pub(super) fn authors(&self) -> Vec<PeerId> {
+        let mut seen = HashSet::new();
+        let kept = self.lock();
+        let authors = kept.iter().rev().filter_map(|announced| announced.by.parse().ok());
+        authors.filter(|author| seen.insert(*author)).collect()
+    }
+
+    /// Takes in a message of the `video` topic, and gives the announcement that it is; one that is none
+    /// (live video) is not ours.
+    pub(super) fn take(&self, message: &gossip::Message) -> Option<gossip::Announcement> {
+        let announcement = gossip::Announcement::from_bytes(&message.payload).ok()?;
+        self.add(Announced {
+            content_id: hex::encode(announcement.content_id),
+            total_len: announcement.total_len,
+            shards: announcement.shards,
+            by: message.author.to_string(),
+        });
+        Some(announcement)
     }
 
     fn add(&self, new: Announced) {
@@ -68,6 +78,16 @@ mod tests {
 
     fn announced(id: usize, by: &str) -> Announced {
         Announced { content_id: format!("{id:064x}"), total_len: 1, shards: 1, by: by.into() }
+    }
+
+    #[test]
+    fn authors_are_named_once_the_newest_first() {
+        let all = Announcements::default();
+        let [one, two] = [PeerId::random(), PeerId::random()];
+        for (id, by) in [(1, one), (2, two), (3, one)] {
+            all.add(announced(id, &by.to_string()));
+        }
+        assert_eq!(all.authors(), [one, two]);
     }
 
     #[test]

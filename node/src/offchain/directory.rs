@@ -3,6 +3,8 @@
 //! A provider record names a peer and no address; the address is asked of that peer, whose answer it
 //! signed. So a lookup is two steps, and the second runs for all providers at once.
 
+mod super_nodes;
+
 use std::{
     net::{IpAddr, SocketAddr},
     time::Duration,
@@ -22,11 +24,11 @@ use nsn_p2p::{
 };
 use nsn_relay::{
     BlobId, ContentId,
-    upstream::{Class, DirectoryError, Record, Source, TellError},
+    upstream::{Class, DirectoryError, Record, Source, SuperNode, TellError},
 };
 use tokio::{sync::watch, time::timeout};
 
-use super::{Slot, chain_view::ChainView};
+use super::{Slot, announcements::Announcements, chain_view::ChainView};
 
 /// Providers looked for on a miss; the race among sources uses fewer.
 const SOURCES: usize = 8;
@@ -63,17 +65,20 @@ pub struct Directory {
     chain: ChainView,
     policy: AddressPolicy,
     max_cached: usize,
+    announcements: Announcements,
 }
 
 impl Directory {
-    /// Of an overlay that provides at most `max_cached` cached keys.
+    /// Of an overlay that provides at most `max_cached` cached keys, and on which new content is
+    /// announced.
     pub(super) fn new(
         overlay: Slot<Overlay>,
         chain: ChainView,
         policy: AddressPolicy,
         max_cached: usize,
+        announcements: Announcements,
     ) -> Self {
-        Self { overlay, chain, policy, max_cached }
+        Self { overlay, chain, policy, max_cached, announcements }
     }
 
     /// Who provides a content, at most `limit` of them, with their service records.
@@ -174,6 +179,14 @@ impl nsn_relay::upstream::Directory for Directory {
             }
             Ok(sources)
         })
+    }
+
+    fn super_nodes(
+        &self,
+        named: Vec<PeerId>,
+        most: usize,
+    ) -> BoxFuture<'_, Result<Vec<SuperNode>, DirectoryError>> {
+        Box::pin(self.find_super_nodes(named, most))
     }
 
     fn provide(&self, record: Record, class: Class) -> BoxFuture<'_, Result<(), TellError>> {
@@ -348,7 +361,13 @@ mod tests {
         for (before, after, barred) in [(neutral, slashed, false), (slashed, neutral, true)] {
             let chain = view_of(peer.key(), before, after);
             assert_eq!(chain.hint(&peer.key()), Some(after), "which it is ranked by");
-            let directory = Directory::new(Slot::empty(), chain, AddressPolicy::Any, 1);
+            let directory = Directory::new(
+                Slot::empty(),
+                chain,
+                AddressPolicy::Any,
+                1,
+                Announcements::default(),
+            );
             assert_eq!(directory.graylisted(&peer.peer_id()), barred);
             assert!(!directory.graylisted(&PeerId::random()), "nobody answers for it");
         }

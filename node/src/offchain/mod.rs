@@ -4,8 +4,8 @@
 //! chain view   follows the client; owns the reputation snapshot          (chain_view)
 //! overlay      the libp2p network; owns its swarm                        (overlay -> nsn_p2p)
 //! relay        origin, cache, shard service; owns files and connections  (relay -> nsn_relay)
-//! wiring       tells the overlay what the relay serves, reads announcements (wiring)
-//! region       lists a relay under its region, finds the relays of one (region)
+//! wiring       tells the overlay what the relay serves, and the relay what is announced (wiring)
+//! region       lists a relay under its region as it changes, finds the relays of one (region)
 //! audit        of a validator: sees who serves what they claim, and reports it (audit, reporter)
 //! ```
 //!
@@ -17,6 +17,7 @@
 //! overlay that this node serves nothing any more) and relay (it finishes what its viewers are being
 //! sent), then overlay, then chain view.
 
+pub mod accounts;
 pub mod announcements;
 mod announcer;
 pub mod audit;
@@ -49,6 +50,7 @@ use crate::{
     config,
     service::{Client, Pool},
 };
+use accounts::Accounts;
 use announcements::Announcements;
 use announcer::Announcer;
 use chain_view::{ChainView, ClientChain};
@@ -124,8 +126,10 @@ pub struct Handles {
     pub relay: Slot<Relay>,
     /// Who holds what.
     pub directory: Directory,
-    /// The region that this node is in, if one is set.
-    pub region: Option<region::Own>,
+    /// The region that this node is in.
+    pub region: region::Own,
+    /// Who answers for whom.
+    pub accounts: Accounts,
     /// Finds relays by region.
     pub relays: region::Finder,
     /// Publishing.
@@ -229,7 +233,8 @@ pub fn start(params: Params<'_>) -> Result<Offchain, StartError> {
     let announcements = Announcements::default();
     let addresses = overlay_config.address_policy;
     let max_cached = overlay_config.dht.max_cached;
-    let directory = Directory::new(overlay.clone(), chain.clone(), addresses, max_cached);
+    let heard = announcements.clone();
+    let directory = Directory::new(overlay.clone(), chain.clone(), addresses, max_cached, heard);
     let relays =
         region::Finder::new(settings.regions.clone(), overlay.clone(), chain.clone(), addresses);
 
@@ -238,13 +243,12 @@ pub fn start(params: Params<'_>) -> Result<Offchain, StartError> {
     let publisher = Publisher::new(inbox, relay.clone(), announcer.clone(), threads.handle());
     let own = nsn_p2p::Identity::from_secret(secret)?.key();
     let region: Option<Region> = settings.region.as_deref().and_then(|name| name.parse().ok());
-    let listed = region.clone().filter(|_| settings.relay).map(|region| {
+    let own_region = region::Own::new(region);
+    let listed = settings.relay.then(|| {
+        let region = own_region.clone();
         region::Provider::new(region, own, chain.clone(), overlay.clone(), relay.clone())
     });
-    let own_region = match &listed {
-        Some(provider) => Some(provider.own()),
-        None => region.clone().map(region::Own::unlisted),
-    };
+    let accounts = Accounts::new(client.clone());
     let audit = validator.zip(metrics.audit).map(|(validator, (metrics, reports))| {
         let Validator { keystore, pool, sync } = validator;
         let reporter = reporter::Reporter {
@@ -284,6 +288,7 @@ pub fn start(params: Params<'_>) -> Result<Offchain, StartError> {
             secret,
             origin_dir: settings.super_node.then(|| base_path.join("shards")),
             cache_dir: settings.relay.then(|| base_path.join("relay")),
+            region: settings.region.as_deref().and_then(|name| name.parse().ok()),
             directory: directory.clone(),
             substreams: (!settings.no_overlay).then(|| Substreams::new(overlay.clone())),
             metrics: metrics.relay.clone(),
@@ -296,11 +301,13 @@ pub fn start(params: Params<'_>) -> Result<Offchain, StartError> {
             announcements: announcements.clone(),
             announcer,
             announce_every: settings.announce_every,
-            region,
+            region: own_region.clone(),
             relays: relays.clone(),
             listed,
             super_node: settings.super_node,
             relay_role: settings.relay,
+            chain: chain.clone(),
+            accounts: accounts.clone(),
         },
         audit,
         fault,
@@ -312,6 +319,7 @@ pub fn start(params: Params<'_>) -> Result<Offchain, StartError> {
         relay,
         directory,
         region: own_region,
+        accounts,
         relays,
         publisher,
         announcements,

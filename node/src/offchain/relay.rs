@@ -3,7 +3,7 @@
 use std::{path::PathBuf, sync::Arc};
 
 use libp2p::identity::Keypair;
-use nsn_relay::{Phase, Relay};
+use nsn_relay::Relay;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -22,6 +22,8 @@ pub(super) struct Service {
     pub(super) secret: [u8; 32],
     pub(super) origin_dir: Option<PathBuf>,
     pub(super) cache_dir: Option<PathBuf>,
+    /// The region that the operator names.
+    pub(super) region: Option<nsn_relay::Region>,
     pub(super) directory: Directory,
     /// `None` where there is no overlay.
     pub(super) substreams: Option<Substreams>,
@@ -42,6 +44,7 @@ impl Service {
             secret,
             origin_dir,
             cache_dir,
+            region,
             directory,
             substreams,
             metrics,
@@ -61,6 +64,7 @@ impl Service {
                     origin_dir: origin_dir.clone(),
                     cache_dir: cache_dir.clone(),
                     metrics: metrics.clone(),
+                    region: region.clone(),
                     withhold,
                 },
             )?;
@@ -71,10 +75,10 @@ impl Service {
     }
 }
 
-/// Ends when the phase changes; never where there is none, or no more.
-pub(in crate::offchain) async fn next_phase(phase: Option<&mut watch::Receiver<Phase>>) {
-    if let Some(phase) = phase
-        && phase.changed().await.is_ok()
+/// Ends when what is watched of a service changes; never where there is none, or no more.
+pub(in crate::offchain) async fn next_change<T>(watched: Option<&mut watch::Receiver<T>>) {
+    if let Some(watched) = watched
+        && watched.changed().await.is_ok()
     {
         return;
     }

@@ -1,6 +1,7 @@
 //! What joins overlay and shard service beyond the directory: tells the overlay what this node
-//! serves, where, and how busy it is, lists it under its region, names it the other relays there, takes
-//! in announcements of new content, and announces its own again.
+//! serves, where, and how busy it is, follows the region that the relay finds out, lists it there, names it
+//! the other relays there, takes in announcements of new content and tells the relay of them, and
+//! announces this node's own again.
 //!
 //! Both services may be rebuilt at any time (their supervisors), so everything here starts again
 //! whenever a slot changes.
@@ -9,19 +10,21 @@ use std::time::Duration;
 
 use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
 use nsn_p2p::{
-    Overlay,
-    gossip::Topic,
-    peers::{LocalServices, Region, Roles, StatusError},
+    Overlay, OverlayKey,
+    gossip::{self, Topic},
+    peers::{LocalServices, Roles, StatusError},
 };
-use nsn_relay::Relay;
+use nsn_relay::{Account, Announced, BlobId, ContentId, Patron, Relay};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Slot,
+    accounts::Accounts,
     announcements::Announcements,
     announcer::Announcer,
-    region::{Finder, Provider, find::Found},
-    relay::next_phase,
+    chain_view::ChainView,
+    region::{Finder, Own, Provider, find::Found},
+    relay::next_change,
     supervisor::{BoxError, Policy, Running, supervise},
 };
 
@@ -47,13 +50,16 @@ pub(super) struct Wiring {
     pub(super) announcer: Announcer,
     /// How often one of the contents that this node keeps is announced again.
     pub(super) announce_every: Duration,
-    pub(super) region: Option<Region>,
+    pub(super) region: Own,
     /// Finds the relays of a region.
     pub(super) relays: Finder,
     /// Lists this node under its region, if it is a relay.
     pub(super) listed: Option<Provider>,
     pub(super) super_node: bool,
     pub(super) relay_role: bool,
+    /// Who answers for those that announce.
+    pub(super) chain: ChainView,
+    pub(super) accounts: Accounts,
 }
 
 impl Wiring {
@@ -75,15 +81,22 @@ impl Wiring {
     async fn join(self, shutdown: CancellationToken) {
         tokio::select! {
             () = shutdown.cancelled() => {}
-            ((), (), (), (), ()) = async {
+            ((), (), (), (), (), ()) = async {
                 tokio::join!(
                     self.tell_services(),
                     self.hear_announcements(),
                     self.announcer.repeat(&self.relay, self.announce_every),
+                    self.follow_region(),
                     self.list(),
                     self.name_others(),
                 )
             } => {}
+        }
+    }
+
+    async fn follow_region(&self) {
+        if self.relay_role && !self.region.is_set() {
+            self.region.follow(&self.relay).await;
         }
     }
 
@@ -114,9 +127,11 @@ impl Wiring {
     async fn tell_services(&self) {
         let mut overlays = self.overlay.watch();
         let mut relays = self.relay.watch();
+        let mut regions = self.region.watch();
         loop {
             let overlay = overlays.borrow_and_update().clone();
             let relay = relays.borrow_and_update().clone();
+            regions.borrow_and_update();
             let mut phase = relay.as_ref().map(Relay::phase);
             if let Some(phase) = &mut phase {
                 phase.mark_unchanged();
@@ -127,7 +142,8 @@ impl Wiring {
             let changed = tokio::select! {
                 changed = overlays.changed() => changed,
                 changed = relays.changed() => changed,
-                () = next_phase(phase.as_mut()) => Ok(()),
+                changed = regions.changed() => changed,
+                () = next_change(phase.as_mut()) => Ok(()),
                 // What has not changed costs nothing to tell: the record stays as it was signed.
                 () = tokio::time::sleep(LOAD_EVERY) => Ok(()),
             };
@@ -143,7 +159,7 @@ impl Wiring {
             Some(relay) => match relay.ready().await {
                 Ok(listen) => LocalServices {
                     roles: Roles { super_node: self.super_node, relay: self.relay_role },
-                    region: self.region.clone(),
+                    region: self.region.name(),
                     shard_listen: vec![listen],
                     load: relay.load(),
                     ..Default::default()
@@ -164,12 +180,16 @@ impl Wiring {
 
     /// Keeps the shard service told which other relays its region has.
     async fn name_others(&self) {
-        let Some(region) = self.region.as_ref().filter(|_| self.relay_role) else { return };
+        if !self.relay_role {
+            return;
+        }
         let mut relays = self.relay.watch();
+        let mut regions = self.region.watch();
         loop {
             let relay = relays.borrow_and_update().clone();
-            if let Some(relay) = relay {
-                match self.relays.find(region).await {
+            let region = regions.borrow_and_update().clone();
+            if let (Some(relay), Some(region)) = (relay, region) {
+                match self.relays.find(&region).await {
                     Ok(found) => relay.set_others(&others(&found, relay.peer_id())),
                     Err(error) => {
                         tracing::debug!(target: "nsn::services", "no other relays: {error}");
@@ -178,6 +198,7 @@ impl Wiring {
             }
             let changed = tokio::select! {
                 changed = relays.changed() => changed,
+                changed = regions.changed() => changed,
                 () = tokio::time::sleep(OTHERS_EVERY) => Ok(()),
             };
             if changed.is_err() {
@@ -194,13 +215,38 @@ impl Wiring {
                 overlay.map(|overlay| overlay.gossip.subscribe(Topic::Video))
             {
                 while let Some(message) = video.recv().await {
-                    self.announcements.take(&message);
+                    if let Some(announcement) = self.announcements.take(&message) {
+                        self.tell_relay(&announcement, &message.author_key);
+                    }
                 }
             }
             if overlays.changed().await.is_err() {
                 return;
             }
         }
+    }
+}
+
+impl Wiring {
+    /// Tells the relay of new content, which it may fetch then.
+    fn tell_relay(&self, announcement: &gossip::Announcement, author: &OverlayKey) {
+        if let Some(relay) = self.relay.current().filter(|_| self.relay_role) {
+            relay.announced(Announced {
+                content: ContentId(BlobId(announcement.content_id)),
+                total_len: announcement.total_len,
+                shards: announcement.shards,
+                by: self.patron(author),
+            });
+        }
+    }
+
+    /// The account that answers for a key at the finalised block. The scores come from memory, so a key
+    /// that nobody has bound costs no read of the database.
+    fn patron(&self, key: &OverlayKey) -> Option<Patron> {
+        let scores = self.chain.scores(key)?;
+        let account = Account(self.accounts.of(key)?.into());
+        let score = if scores.graylisted() { 0 } else { scores.seeder };
+        Some(Patron { account, score })
     }
 }
 

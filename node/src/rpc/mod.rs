@@ -144,7 +144,7 @@ pub fn module(
         .into_rpc(),
     )?;
     module.merge(p2p::P2p::new(offchain.clone()).into_rpc())?;
-    module.merge(relay::RelayRpc::new(offchain.clone(), client).into_rpc())?;
+    module.merge(relay::RelayRpc::new(offchain.clone()).into_rpc())?;
     module.merge(content::Content::new(offchain).into_rpc())?;
     Ok(module)
 }

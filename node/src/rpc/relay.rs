@@ -1,28 +1,18 @@
 //! `relay_v1_*`: the shard service of this node, as relay, as origin, or both; and the relays of a
 //! region.
 
-use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-    sync::Arc,
-};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use codec::Decode as _;
 use jsonrpsee::{Extensions, core::RpcResult, proc_macros::rpc};
 use libp2p::{Multiaddr, multiaddr::Protocol};
-use nsn_p2p::{OverlayKey, peers};
+use nsn_p2p::peers;
 use nsn_relay::BlobId;
-use nsn_runtime::{AccountId, Runtime};
-use sc_client_api::StorageProvider as _;
+use nsn_runtime::AccountId;
 use sc_rpc_api::check_if_safe;
 use serde::{Deserialize, Serialize};
-use sp_blockchain::HeaderBackend as _;
-use sp_core::storage::StorageKey;
 
 use super::{bad_argument, count, down, failed};
-use crate::{
-    offchain::{Handles, directory::shard_multiaddr, region::find},
-    service::Client,
-};
+use crate::offchain::{Handles, directory::shard_multiaddr, region::find};
 
 /// Relays that `relay_v1_find` answers with where the caller does not say how many, and at most.
 const DEFAULT_RELAYS: usize = 8;
@@ -33,7 +23,7 @@ const MAX_RELAYS: usize = 32;
 pub struct Status {
     /// Where viewers reach the shard service, with `/p2p/`; empty until it listens.
     pub listen_addrs: Vec<String>,
-    /// The region of this node; null if none is set.
+    /// The region of this node; null if none is set and none was found yet.
     pub region: Option<Region>,
     /// Everything else.
     #[serde(flatten)]
@@ -45,6 +35,8 @@ pub struct Status {
 pub struct Region {
     /// Its name.
     pub name: String,
+    /// Whether the operator named it; if not, it is that of the nearest super-node.
+    pub set: bool,
     /// Whether the directory lists this node under it, so that viewers there find it.
     pub listed: bool,
 }
@@ -119,13 +111,12 @@ pub trait RelayApi {
 /// Answers the methods.
 pub struct RelayRpc {
     offchain: Handles,
-    client: Arc<Client>,
 }
 
 impl RelayRpc {
-    /// Answers from `offchain`, and from the chain whose accounts they are.
-    pub fn new(offchain: Handles, client: Arc<Client>) -> Self {
-        Self { offchain, client }
+    /// Answers from `offchain`.
+    pub fn new(offchain: Handles) -> Self {
+        Self { offchain }
     }
 
     /// The shard service.
@@ -156,20 +147,10 @@ impl RelayRpc {
     fn region(&self, asked: Option<String>) -> RpcResult<peers::Region> {
         match asked {
             Some(asked) => asked.parse().map_err(bad_argument),
-            None => self.offchain.region.as_ref().map(|own| own.name.clone()).ok_or_else(|| {
+            None => self.offchain.region.name().ok_or_else(|| {
                 bad_argument("this node is in no region (--region): say which one is asked for")
             }),
         }
-    }
-
-    /// The account that a key is bound to at the finalised block.
-    fn account(&self, key: &OverlayKey) -> Option<AccountId> {
-        let at = self.client.info().finalized_hash;
-        let place = StorageKey(pallet_reputation::Bound::<Runtime>::hashed_key_for(key));
-        let bound = self.client.storage(at, &place).ok()??;
-        let bound =
-            pallet_reputation::BindingOf::<Runtime>::decode(&mut bound.0.as_slice()).ok()?;
-        Some(bound.account)
     }
 }
 
@@ -201,11 +182,12 @@ impl RelayApiServer for RelayRpc {
             .into_iter()
             .map(|socket| shard_multiaddr(socket).with(Protocol::P2p(peer)).to_string())
             .collect();
-        let region = self
-            .offchain
-            .region
-            .as_ref()
-            .map(|own| Region { name: own.name.to_string(), listed: own.provided() });
+        let own = &self.offchain.region;
+        let region = own.name().map(|name| Region {
+            name: name.to_string(),
+            set: own.is_set(),
+            listed: own.is_listed(),
+        });
         Ok(Status { listen_addrs, region, service })
     }
 
@@ -218,7 +200,7 @@ impl RelayApiServer for RelayRpc {
         })?;
         let relays = found.iter().take(limit).map(|relay| Relay {
             peer_id: relay.peer.to_string(),
-            account: self.account(&relay.key),
+            account: self.offchain.accounts.of(&relay.key),
             seeder_score: relay.seeder_score,
             region: region.to_string(),
             shard_addrs: relay

@@ -1,4 +1,5 @@
-//! Relays found by their region, through the directory, by a node that was told of none.
+//! Relays found by their region, through the directory, by a node that was told of none; and a relay that
+//! is told of no region and no content.
 
 use jsonrpsee::rpc_params;
 use pallet_reputation::Outcome;
@@ -6,7 +7,7 @@ use sp_core::crypto::Ss58Codec as _;
 use sp_keyring::Sr25519Keyring::{Alice, Bob};
 
 use crate::{
-    harness::{Node, make_file, publish, run, same},
+    harness::{Node, Setup, get, make_file, publish, run, same},
     main_job::{origin, relay_setup_at},
     reputation::{genesis, submit},
     tx,
@@ -98,4 +99,54 @@ async fn a_bound_relay_is_found_by_its_region_while_it_serves_and_an_unbound_one
     assert!(relay.stop().1.success());
     wait_found(&node, 0).await;
     assert!(unbound.stop().1.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_takes_the_region_of_a_super_node_that_is_answered_for_and_fetches_what_it_announces()
+ {
+    let dir = tempfile::tempdir().unwrap();
+    let secret = [44; 32];
+    let node_key = hex::encode(secret);
+    let args = [
+        "--alice",
+        "--validator",
+        "--force-authoring",
+        "--super-node",
+        "--rpc-methods=unsafe",
+        "--region",
+        "eu",
+        "--node-key",
+        &node_key,
+    ];
+    let node = Node::start(&Setup::dev(&dir.path().join("origin"), &args));
+    let relay = Node::start(&relay_setup_at(&dir.path().join("relay"), &node, &[]).await);
+    node.wait_overlay_peers(1).await;
+    relay.wait_log("In no region yet");
+    let status = relay.call("relay_v1_status", rpc_params![]).await;
+    assert!(status["region"].is_null(), "nobody answers for the super-node: {status}");
+
+    submit(&node, tx::bind(&secret, Bob, genesis(&node).await), Bob, 0).await;
+    let found = |status: &serde_json::Value| status["region"]["name"] == "eu";
+    let status = relay.call_until("relay_v1_status", rpc_params![], found).await;
+    assert_eq!(status["region"]["set"], false);
+    assert_eq!(status["relay"]["region"]["measured"][0]["region"], "eu");
+    relay.wait_log("no account answers for this node's key");
+
+    let file = dir.path().join("film");
+    make_file(&file, 2_500_000);
+    let id = publish(&node, &file).await["content_id"].as_str().unwrap().to_owned();
+    // The manifest and three shards, before anybody has asked for one.
+    let warm = |status: &serde_json::Value| status["relay"]["cache"]["entries"] == 4;
+    let status = relay.call_until("relay_v1_status", rpc_params![], warm).await;
+    assert_eq!(status["relay"]["prefetch"]["announced"], 4);
+    assert_eq!(status["relay"]["misses"], 0);
+    let out = dir.path().join("out");
+    get(&id, &relay.shard_addr().await, &out).await.unwrap();
+    assert!(same(&file, &out));
+    let used = |status: &serde_json::Value| status["relay"]["prefetch"]["used"] == 4;
+    let status = relay.call_until("relay_v1_status", rpc_params![], used).await;
+    assert_eq!(
+        (&status["relay"]["misses"], &status["relay"]["upstream_fetches"]),
+        (&0.into(), &4.into())
+    );
 }

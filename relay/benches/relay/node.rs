@@ -6,10 +6,10 @@ use futures::{
     future::{self, BoxFuture},
     stream::{self, BoxStream},
 };
-use libp2p::identity::Keypair;
+use libp2p::{PeerId, identity::Keypair};
 use nsn_relay::{
     BlobId, Class, Config, ContentId, Deps, Directory, DirectoryError, Manifest, Metrics, Progress,
-    Record, Relay, Source, TellError, Unknown,
+    Record, Relay, Source, SuperNode, TellError, Unknown,
     client::{self, Address, Viewer},
     content::publish,
 };
@@ -30,6 +30,8 @@ pub(crate) fn config() -> Config {
     config.server.connections_per_second = 0;
     config.server.connections_per_second_per_source = 0;
     config.server.connections_per_source = 0;
+    // What is fetched ahead would be no miss.
+    config.warm.ahead = 0;
     config
 }
 
@@ -53,6 +55,14 @@ struct Everywhere(Vec<Source>);
 impl Directory for Everywhere {
     fn sources(&self, _blob: BlobId) -> BoxFuture<'_, Result<Vec<Source>, DirectoryError>> {
         future::ready(Ok(self.0.clone())).boxed()
+    }
+
+    fn super_nodes(
+        &self,
+        _named: Vec<PeerId>,
+        _most: usize,
+    ) -> BoxFuture<'_, Result<Vec<SuperNode>, DirectoryError>> {
+        future::ready(Ok(Vec::new())).boxed()
     }
 
     fn provide(&self, _record: Record, _class: Class) -> BoxFuture<'_, Result<(), TellError>> {
@@ -104,6 +114,7 @@ impl Node {
             metrics: metrics.clone(),
             origin_dir: origin.then(|| folder.path().join("shards")),
             cache_dir: (!origin).then(|| folder.path().join("relay")),
+            region: None,
             withhold: false,
         };
         let (relay, driver) = nsn_relay::build(config, deps)?;

@@ -1,9 +1,10 @@
 use super::*;
-use crate::upstream::{DirectoryError, Source};
+use crate::upstream::{DirectoryError, Source, SuperNode};
 use futures::{
     future::BoxFuture,
     stream::{self, BoxStream},
 };
+use libp2p::PeerId;
 use std::{
     collections::BTreeSet,
     sync::atomic::{AtomicUsize, Ordering::SeqCst},
@@ -36,6 +37,13 @@ impl Slow {
 
 impl Directory for Slow {
     fn sources(&self, _: BlobId) -> BoxFuture<'_, Result<Vec<Source>, DirectoryError>> {
+        unreachable!()
+    }
+    fn super_nodes(
+        &self,
+        _: Vec<PeerId>,
+        _: usize,
+    ) -> BoxFuture<'_, Result<Vec<SuperNode>, DirectoryError>> {
         unreachable!()
     }
     fn provide(&self, record: Record, _: Class) -> BoxFuture<'_, Result<(), TellError>> {

@@ -16,13 +16,18 @@ use crate::{
     wire::{Group, Node, Outboard, group_count, node_count},
 };
 use bytes::{Bytes, BytesMut};
-use std::sync::{Arc, Weak};
+use std::sync::{
+    Arc, Weak,
+    atomic::{AtomicBool, Ordering},
+};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
 /// A blob that is being fetched.
 pub(crate) struct Growing {
     id: BlobId,
     state: watch::Sender<State>,
+    /// Nobody has asked for it: it is fetched ahead.
+    ahead: AtomicBool,
     /// Readers now. One for each request that waits, which `server.max_requests` bounds.
     followers: watch::Sender<usize>,
     /// The readers' common room, while there is a reader that has it.
@@ -66,6 +71,7 @@ impl Growing {
         Arc::new(Self {
             id,
             state: watch::Sender::new(State::Unknown),
+            ahead: AtomicBool::new(false),
             followers: watch::Sender::new(0),
             room: tokio::sync::Mutex::default(),
         })
@@ -79,6 +85,21 @@ impl Growing {
     pub(crate) fn follow(self: &Arc<Self>) -> Follower {
         self.followers.send_modify(|followers| *followers += 1);
         Follower(Arc::clone(self))
+    }
+
+    /// It is fetched ahead of anybody who asks for it.
+    pub(crate) fn set_ahead(&self) {
+        self.ahead.store(true, Ordering::Relaxed);
+    }
+
+    /// Somebody has asked for it.
+    pub(crate) fn set_asked(&self) {
+        self.ahead.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether nobody has asked for it yet.
+    pub(crate) fn is_ahead(&self) -> bool {
+        self.ahead.load(Ordering::Relaxed)
     }
 
     /// How many read.
@@ -268,6 +289,21 @@ impl Follower {
     /// Whether all of it is there.
     pub(crate) fn is_whole(&self) -> bool {
         matches!(&*self.0.state.borrow(), State::Whole(_))
+    }
+
+    /// Waits until all of it is there.
+    ///
+    /// # Errors
+    /// Why the fill failed.
+    pub(crate) async fn whole(&self) -> Result<Arc<Whole>, FillError> {
+        let mut state = self.0.state.subscribe();
+        let ended =
+            state.wait_for(|state| matches!(state, State::Whole(_) | State::Failed { .. })).await;
+        match ended.as_deref() {
+            Ok(State::Whole(whole)) => Ok(Arc::clone(whole)),
+            Ok(State::Failed { error, .. }) => Err(*error),
+            Ok(State::Unknown | State::Arriving(_)) | Err(_) => Err(FillError::Stopped),
+        }
     }
 
     /// Waits for the first group, under whatever length, and gives that length.

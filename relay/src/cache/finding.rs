@@ -3,7 +3,7 @@
 use super::{Cache, Event, Room, Use, now};
 use crate::{
     body::Whole,
-    content::BlobId,
+    content::{BlobId, Manifest},
     store::{ReadError, Stored},
     sync::lock,
 };
@@ -100,6 +100,26 @@ impl Cache {
         let whole = Arc::new(Whole::new(id, bytes, stored.outboard().clone())?);
         self.keep_in_memory(&whole, now);
         Some(whole)
+    }
+
+    /// The manifest that a blob is, if it is one of at most `most` bytes; `None` where the blob is not
+    /// held or cannot be read now. Does not count as use, and reads no more than 16 KiB of what is no
+    /// manifest.
+    pub(crate) async fn manifest(&self, id: BlobId, most: u32) -> Option<Option<Manifest>> {
+        let in_memory = lock(&self.memory).peek(id);
+        if let Some(whole) = in_memory {
+            let may = whole.len() <= most && Manifest::may_begin(whole.bytes(), whole.len());
+            return Some(may.then(|| Manifest::decode(whole.bytes()).ok()).flatten());
+        }
+        let len = lock(&self.index).len_of(id)?;
+        if len > most {
+            return Some(None);
+        }
+        let stored = self.files.stored(id, len).await.ok()?;
+        if !Manifest::may_begin(&stored.groups(0, 1).await.ok()?, len) {
+            return Some(None);
+        }
+        Some(Manifest::decode(&stored.whole().await.ok()?).ok())
     }
 
     /// Finds a blob and reads it whole, verified; it counts as used now. `None` as for [`Self::find`].

@@ -179,13 +179,30 @@ impl Index {
         self.reservations += 1;
     }
 
-    fn make_room(&mut self, whom: For, bytes: u64, entries: usize) -> Result<Vec<BlobId>, Refused> {
+    /// Whether [`Self::reserve`] would make room for a blob that is asked for once more by then.
+    pub(super) fn would_take(&self, id: BlobId, len: u32) -> bool {
+        let cost = cost(len);
+        let need = self.need(cost, 1);
+        if need.nothing() {
+            return true;
+        }
+        need.bytes <= self.policy.bytes()
+            && need.entries <= self.policy.len()
+            && self.policy.would_make_room(need, id, cost)
+    }
+
+    /// What has to go for so much more.
+    fn need(&self, bytes: u64, entries: usize) -> Need {
         let used = self.bytes().saturating_add(self.reserved).saturating_add(bytes);
         let count = self.len() + self.reservations + entries;
-        let need = Need {
+        Need {
             bytes: used.saturating_sub(self.bounds.capacity),
             entries: count.saturating_sub(self.bounds.entries),
-        };
+        }
+    }
+
+    fn make_room(&mut self, whom: For, bytes: u64, entries: usize) -> Result<Vec<BlobId>, Refused> {
+        let need = self.need(bytes, entries);
         if need.nothing() {
             return Ok(Vec::new());
         }

@@ -86,6 +86,12 @@ impl Memory {
         Some(whole)
     }
 
+    /// A blob, if it is here; it does not count as used.
+    pub(super) fn peek(&self, id: BlobId) -> Option<Arc<Whole>> {
+        let kept = self.hot.peek(&id).or_else(|| self.recent.peek(&id))?;
+        Some(Arc::clone(&kept.whole))
+    }
+
     /// Length of a blob that is here.
     pub(super) fn len_of(&self, id: BlobId) -> Option<u32> {
         let kept = self.hot.peek(&id).or_else(|| self.recent.peek(&id))?;
@@ -106,7 +112,7 @@ impl Memory {
     }
 
     /// Whether a blob of `len` bytes is kept at all.
-    fn takes(&self, len: u32) -> bool {
+    pub(super) fn takes(&self, len: u32) -> bool {
         len <= self.largest && needed(len) <= self.capacity
     }
 

@@ -198,6 +198,16 @@ impl Cache {
         on_disk.or_else(|| lock(&self.memory).len_of(id))
     }
 
+    /// Whether the disk would take a blob of `len` bytes if it were asked for once more.
+    pub(crate) fn would_keep(&self, id: BlobId, len: u32) -> bool {
+        lock(&self.index).would_take(id, len)
+    }
+
+    /// Whether memory would take a blob of `len` bytes for a while.
+    pub(crate) fn would_hold(&self, len: u32) -> bool {
+        lock(&self.memory).takes(len)
+    }
+
     /// Forgets a blob; `None` when it was not held. Its room is free when what this gives is dropped,
     /// which is when its file is gone.
     fn forget(&self, id: BlobId, event: Event) -> Option<Room<'_>> {

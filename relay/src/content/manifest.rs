@@ -17,9 +17,19 @@ pub const MAX_MEDIA_TYPE: usize = 128;
 /// total length, the shard count's prefix.
 const OVERHEAD: usize = 1 + 2 + MAX_MEDIA_TYPE + 8 + 5;
 
+/// Bytes of one shard in a manifest.
+const PART: u64 = 36;
+
 /// The most shards that a manifest may list, so that it fits one blob: 466,029. At 1 MiB a shard
 /// that is a content of 455 GiB.
 pub const MAX_SHARDS: usize = (MAX_BLOB_LEN as usize - OVERHEAD) / 36;
+
+/// The most bytes that the manifest of a content of so many shards has; `None` where there is no such
+/// content.
+pub(crate) fn longest(shards: u32) -> Option<u32> {
+    let count = usize::try_from(shards).ok().filter(|count| (1..=MAX_SHARDS).contains(count))?;
+    u32::try_from(count * 36 + OVERHEAD).ok()
+}
 
 /// One shard of a content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
@@ -116,6 +126,18 @@ impl Manifest {
         let raw = Raw::decode_all(&mut &*blob).map_err(ManifestError::Malformed)?;
         validate(&raw)?;
         Ok(Self(raw))
+    }
+
+    /// Whether a blob of `len` bytes that begins with `prefix` may be a manifest: whether what stands
+    /// before its shards says that it is as long. Looks at the first 150 bytes at most, and is wrong
+    /// about one that is none once in billions.
+    pub(crate) fn may_begin(prefix: &[u8], len: u32) -> bool {
+        let mut rest = prefix;
+        let header = <(u8, String, u64, codec::Compact<u32>)>::decode(&mut rest);
+        let Ok((VERSION, media_type, _, codec::Compact(shards))) = header else { return false };
+        let before = u64::try_from(prefix.len() - rest.len()).unwrap_or(u64::MAX);
+        let shards = u64::from(shards).saturating_mul(PART);
+        media_type.len() <= MAX_MEDIA_TYPE && before.saturating_add(shards) == u64::from(len)
     }
 
     /// The blob that stands for this manifest. SCALE has one encoding of a value, so the same
@@ -239,6 +261,19 @@ mod tests {
             assert_eq!(lie(raw), ManifestError::MediaType, "{media_type}");
         }
         assert_eq!(lie(Raw { version: 2, ..raw(1, vec![part(1, 1)]) }), ManifestError::Version(2));
+    }
+
+    #[test]
+    fn a_manifest_is_told_from_other_blobs_by_its_beginning() {
+        let manifest = Manifest::new("video/mp4", vec![part(1, 10), part(2, 7)]).unwrap();
+        let blob = manifest.encode();
+        let len = u32::try_from(blob.len()).unwrap();
+        assert!(Manifest::may_begin(&blob, len) && Manifest::may_begin(&blob[..30], len));
+        assert!(!Manifest::may_begin(&blob, len + 1));
+        assert!(!Manifest::may_begin(&blob[..10], len), "too little to say");
+        assert!(!Manifest::may_begin(&[VERSION; 100], 100));
+        assert!(len <= longest(2).unwrap());
+        assert_eq!((longest(0), longest(u32::MAX)), (None, None));
     }
 
     #[test]

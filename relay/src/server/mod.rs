@@ -15,12 +15,14 @@
 //! lets those in flight finish within their limit, and closes. Every such close says where else to go.
 
 mod connection;
+mod pressure;
 mod reply;
 mod request;
 mod shed;
 mod substreams;
 mod viewer;
 
+pub(crate) use pressure::Pressure;
 pub use substreams::SubstreamsConfig;
 
 use crate::{
@@ -32,12 +34,12 @@ use crate::{
     pace::{Pace, Rates},
     standing::{Others, Standing},
     transport::{Listeners, Quic},
+    warm::Warmer,
     wire::{self, Busy, Code},
 };
 use libp2p::identity::Keypair;
 use quinn::Incoming;
 use serde::{Deserialize, Serialize};
-use shed::{Fullness, Thresholds};
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -213,6 +215,8 @@ pub(crate) struct Deps {
     pub(crate) standing: Arc<dyn Standing>,
     pub(crate) others: Others,
     pub(crate) overlay: Option<Arc<dyn Overlay>>,
+    /// Told of what is read, where it may fetch what follows.
+    pub(crate) warmer: Option<Warmer>,
     pub(crate) metrics: Metrics,
     /// Every blob is denied, for tests of those who watch for that.
     pub(crate) withhold: bool,
@@ -223,6 +227,7 @@ struct Shared {
     lookup: Lookup,
     standing: Arc<dyn Standing>,
     others: Others,
+    warmer: Option<Warmer>,
     pace: Arc<Pace>,
     /// The same for what goes through third nodes, on top.
     circuits: Arc<Pace>,
@@ -254,23 +259,6 @@ impl Shared {
         };
         let retry_after_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX);
         Some(Busy { retry_after_ms, others: self.others.get().to_vec() })
-    }
-
-    fn fullness(&self) -> Fullness {
-        let most = self.config.max_requests;
-        let going_on = most.saturating_sub(self.requests.available_permits());
-        let count = |requests: usize| u64::try_from(requests).unwrap_or(u64::MAX);
-        let Config { least_share, bytes_per_second, .. } = self.config;
-        Fullness {
-            requests: shed::percent(count(going_on), count(most)),
-            memory: self.lookup.memory.taken_percent(),
-            bandwidth: shed::spoken_for(self.pace.busy(), least_share, bytes_per_second),
-        }
-    }
-
-    fn thresholds(&self) -> Thresholds {
-        let Config { shed_prefetch_above, shed_viewers_above, .. } = self.config;
-        Thresholds { prefetch: shed_prefetch_above, viewers: shed_viewers_above }
     }
 
     /// What is said to a connection that is closed because the service goes down.
@@ -310,7 +298,7 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn new(listeners: Listeners, config: Config, deps: Deps) -> Self {
-        let Deps { lookup, standing, others, overlay, metrics, withhold } = deps;
+        let Deps { lookup, standing, others, overlay, warmer, metrics, withhold } = deps;
         let table = NonZeroUsize::new(config.source_table).unwrap_or(NonZeroUsize::MIN);
         let rate = ConnectionRate::new(
             config.connections_per_second,
@@ -336,6 +324,7 @@ impl Server {
             lookup,
             standing,
             others,
+            warmer,
             pace: Arc::new(pace),
             circuits: Arc::new(circuits),
             withhold,
@@ -347,6 +336,11 @@ impl Server {
             draining: CancellationToken::new(),
         };
         Self { listeners, shared: Arc::new(shared), rate, open, substreams }
+    }
+
+    /// How full the service is, for those who do what nobody waits for.
+    pub(crate) fn pressure(&self) -> Pressure {
+        Pressure::of(&self.shared)
     }
 
     /// Serves until `stop`, then drains.

@@ -159,6 +159,10 @@ impl Request {
             return Err(refusal);
         }
         self.viewer.set_served();
+        if let Some(warmer) = &self.shared.warmer {
+            // Who fetches ahead itself, or asks as one relay asks another, plays nothing here.
+            warmer.read(id, fill && priority != Priority::Prefetch);
+        }
         self.reply.set_priority(priority);
         let found = tokio::select! {
             found = self.shared.lookup.find(id, range, fill) => found?,

@@ -17,7 +17,8 @@ pub(super) struct Fullness {
 }
 
 impl Fullness {
-    fn most(self) -> u64 {
+    /// Whatever is fullest.
+    pub(super) fn most(self) -> u64 {
         self.requests.max(self.memory).max(self.bandwidth)
     }
 }

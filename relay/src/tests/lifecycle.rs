@@ -24,6 +24,7 @@ fn deps(origin_dir: Option<&Path>, cache_dir: Option<&Path>) -> Deps {
         metrics: Metrics::unregistered(),
         origin_dir: origin_dir.map(Into::into),
         cache_dir: cache_dir.map(Into::into),
+        region: None,
         withhold: false,
     }
 }

@@ -10,6 +10,8 @@ mod lifecycle;
 pub(crate) mod mesh;
 mod overlay;
 mod probing;
+mod regions;
 mod upstreams;
 mod verified;
+mod warming;
 pub(crate) mod world;

@@ -2,7 +2,7 @@
 
 use super::mesh::Mesh;
 use crate::{
-    BlobId, Config, Deps, Metrics, Relay, RunError, Source,
+    BlobId, Config, Deps, Metrics, Region, Relay, RunError, Source,
     client::{self, Address, Viewer},
     content::{Manifest, Progress, publish},
     server, transport,
@@ -39,6 +39,8 @@ pub(crate) fn config() -> Config {
     config.publish.shard_len = 64 * 1024;
     // What is on disk is read from there, so that tests can damage it.
     config.cache.memory = 0;
+    // What is asked of whom is what a test asks for.
+    config.warm.ahead = 0;
     config
 }
 
@@ -70,34 +72,47 @@ enum Folder {
 impl Node {
     pub(crate) async fn start(role: Role, config: Config) -> Self {
         let folder = Folder::Own(tempfile::tempdir().unwrap());
-        Self::start_in(folder, role, config, false).await
+        Self::start_in(folder, role, config, None, false).await
     }
 
     /// A node that denies what it holds.
     pub(crate) async fn start_withholding(role: Role, config: Config) -> Self {
         let folder = Folder::Own(tempfile::tempdir().unwrap());
-        Self::start_in(folder, role, config, true).await
+        Self::start_in(folder, role, config, None, true).await
     }
 
     /// A node in a folder that outlives it.
     pub(crate) async fn start_at(path: &Path, role: Role, config: Config) -> Self {
-        Self::start_in(Folder::Kept(path.into()), role, config, false).await
+        Self::start_in(Folder::Kept(path.into()), role, config, None, false).await
     }
 
     /// A node that takes part in an overlay.
     pub(crate) async fn start_on(mesh: &Mesh, role: Role, config: Config) -> Self {
         let folder = Folder::Own(tempfile::tempdir().unwrap());
-        Self::start_with(folder, role, config, false, Some(mesh)).await
+        Self::start_with(folder, role, config, None, false, Some(mesh)).await
     }
 
-    async fn start_in(folder: Folder, role: Role, config: Config, withhold: bool) -> Self {
-        Self::start_with(folder, role, config, withhold, None).await
+    /// A relay whose operator says where it is.
+    pub(crate) async fn start_in_region(region: Region, config: Config) -> Self {
+        let folder = Folder::Own(tempfile::tempdir().unwrap());
+        Self::start_in(folder, Role::Relay, config, Some(region), false).await
+    }
+
+    async fn start_in(
+        folder: Folder,
+        role: Role,
+        config: Config,
+        region: Option<Region>,
+        withhold: bool,
+    ) -> Self {
+        Self::start_with(folder, role, config, region, withhold, None).await
     }
 
     async fn start_with(
         folder: Folder,
         role: Role,
         config: Config,
+        region: Option<Region>,
         withhold: bool,
         mesh: Option<&Mesh>,
     ) -> Self {
@@ -114,6 +129,7 @@ impl Node {
             metrics: metrics.clone(),
             origin_dir: matches!(role, Role::Origin | Role::Both).then(|| root.join("shards")),
             cache_dir: matches!(role, Role::Relay | Role::Both).then(|| root.join("relay")),
+            region,
             withhold,
         };
         let (relay, driver) = crate::build(config, deps).unwrap();

@@ -7,8 +7,8 @@ use super::{
 use crate::{
     content::BlobId,
     wire::{
-        Code, ExchangeError, Group, Groups, Node, Outboard, Patience, Promised, Way, get_blob,
-        get_groups,
+        Code, ExchangeError, Group, Groups, Node, Outboard, Patience, Priority, Promised, Way,
+        get_blob, get_groups_as,
     },
 };
 use bytes::Bytes;
@@ -52,6 +52,7 @@ pub(super) struct Question<'a> {
     pub(super) id: BlobId,
     /// Bytes of the blob; `None` for all.
     pub(super) range: Option<(u64, u64)>,
+    pub(super) priority: Priority,
     pub(super) patience: Patience,
 }
 
@@ -85,23 +86,26 @@ async fn step(
     question: &Question<'_>,
     stage: Stage,
 ) -> Result<Option<(Event, Stage)>, AttemptError> {
-    let Question { reach, source, id, range, patience } = question;
+    let Question { reach, source, id, range, priority, patience } = question;
     let failed = |reused| move |error| AttemptError::Exchange { error, reused };
     match stage {
         Stage::Dial => {
             let Reached { link, reused } = reach.reach(source).await?;
             Ok(Some((Event::Connected(link.way()), Stage::Ask(link, reused))))
         }
-        Stage::Ask(link, reused) => match get_groups(&link, *id, *range, false, *patience).await {
-            Ok(groups) => {
-                let len = groups.span().total();
-                Ok(Some((Event::Header { len }, Stage::Groups(Box::new(groups), reused))))
+        Stage::Ask(link, reused) => {
+            let asked = get_groups_as(&link, *priority, *id, *range, false, *patience).await;
+            match asked {
+                Ok(groups) => {
+                    let len = groups.span().total();
+                    Ok(Some((Event::Header { len }, Stage::Groups(Box::new(groups), reused))))
+                }
+                Err(ExchangeError::Refused { code: Code::BadRequest, .. }) => {
+                    Box::pin(step(question, Stage::AskRaw(link, reused))).await
+                }
+                Err(error) => Err(failed(reused)(error)),
             }
-            Err(ExchangeError::Refused { code: Code::BadRequest, .. }) => {
-                Box::pin(step(question, Stage::AskRaw(link, reused))).await
-            }
-            Err(error) => Err(failed(reused)(error)),
-        },
+        }
         Stage::AskRaw(link, reused) => {
             let promised = get_blob(&link, *id, false, *patience).await;
             let promised = promised.map_err(failed(reused))?;

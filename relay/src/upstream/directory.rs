@@ -1,6 +1,9 @@
 //! The directory as the shard service sees it: who holds a blob, and what we say we hold.
 
-use crate::content::{BlobId, ContentId, ShardId};
+use crate::{
+    content::{BlobId, ContentId, ShardId},
+    region::Region,
+};
 use futures::{future::BoxFuture, stream::BoxStream};
 use libp2p::PeerId;
 use std::net::SocketAddr;
@@ -16,6 +19,15 @@ pub struct Source {
     pub seeder_score: Option<u16>,
     /// How busy it says that it is, 0 not at all to 255; `None` where it did not say.
     pub load: Option<u8>,
+}
+
+/// A super-node that says in which region it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SuperNode {
+    /// Who and where.
+    pub source: Source,
+    /// Its region, by its signed service record.
+    pub region: Region,
 }
 
 /// What is announced: the two kinds have different keys in the directory.
@@ -67,6 +79,15 @@ pub trait Directory: Send + Sync + 'static {
     /// does not matter. Nobody holding it is an empty list and no error.
     fn sources(&self, blob: BlobId) -> BoxFuture<'_, Result<Vec<Source>, DirectoryError>>;
 
+    /// Super-nodes whose service record names a region, at most `most`: those of `named` whose record
+    /// can be had, and others that an account in good standing answers for, since this node takes its
+    /// own region from them.
+    fn super_nodes(
+        &self,
+        named: Vec<PeerId>,
+        most: usize,
+    ) -> BoxFuture<'_, Result<Vec<SuperNode>, DirectoryError>>;
+
     /// Announces that this node holds something, until told otherwise. One that is announced already
     /// counts as told just now.
     fn provide(&self, record: Record, class: Class) -> BoxFuture<'_, Result<(), TellError>>;
@@ -87,13 +108,14 @@ pub(crate) use fake::Fake;
 
 #[cfg(test)]
 mod fake {
-    use super::{BlobId, Class, Directory, DirectoryError, Record, Source, TellError};
+    use super::{BlobId, Class, Directory, DirectoryError, Record, Source, SuperNode, TellError};
     use crate::sync::lock;
     use futures::{
         StreamExt,
         future::BoxFuture,
         stream::{self, BoxStream},
     };
+    use libp2p::PeerId;
     use std::{
         collections::{BTreeMap, HashMap},
         sync::{
@@ -107,6 +129,7 @@ mod fake {
     #[derive(Default)]
     pub(crate) struct Fake {
         everywhere: Mutex<Vec<Source>>,
+        super_nodes: Mutex<Vec<SuperNode>>,
         sources: Mutex<HashMap<BlobId, Vec<Source>>>,
         provided: watch::Sender<BTreeMap<Record, Class>>,
         starts: watch::Sender<()>,
@@ -122,6 +145,11 @@ mod fake {
         /// `source` holds `blob`.
         pub(crate) fn add(&self, blob: BlobId, source: Source) {
             lock(&self.sources).entry(blob).or_default().push(source);
+        }
+
+        /// Knows of these super-nodes from now on.
+        pub(crate) fn set_super_nodes(&self, super_nodes: Vec<SuperNode>) {
+            *lock(&self.super_nodes) = super_nodes;
         }
 
         /// Loses everything that was announced, and starts again.
@@ -146,6 +174,15 @@ mod fake {
             let mut found = lock(&self.everywhere).clone();
             found.extend(lock(&self.sources).get(&blob).cloned().unwrap_or_default());
             Box::pin(std::future::ready(Ok(found)))
+        }
+
+        fn super_nodes(
+            &self,
+            _: Vec<PeerId>,
+            most: usize,
+        ) -> BoxFuture<'_, Result<Vec<SuperNode>, DirectoryError>> {
+            let known = lock(&self.super_nodes).iter().take(most).cloned().collect();
+            Box::pin(std::future::ready(Ok(known)))
         }
 
         fn provide(&self, record: Record, class: Class) -> BoxFuture<'_, Result<(), TellError>> {

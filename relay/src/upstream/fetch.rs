@@ -20,7 +20,7 @@ use crate::{
     body::{Growing, Room, Whole},
     metrics::count_and_log,
     sync::lock,
-    wire::{Code, ExchangeError, GROUP_LEN, Patience, Span, Way, group_count},
+    wire::{Code, ExchangeError, GROUP_LEN, Patience, Priority, Span, Way, group_count},
 };
 use futures::{StreamExt, stream::BoxStream};
 use libp2p::PeerId;
@@ -42,6 +42,7 @@ pub(super) struct Fetch<'a> {
     growing: &'a Growing,
     /// What is wanted first.
     range: Option<(u64, u64)>,
+    priority: Priority,
     /// Who may be asked yet; at most what lookups give, a few dozen of some 200 bytes.
     candidates: Vec<Candidate>,
     /// The same, in their order.
@@ -121,11 +122,13 @@ impl<'a> Fetch<'a> {
         upstream: &'a Upstream,
         growing: &'a Growing,
         range: Option<(u64, u64)>,
+        priority: Priority,
     ) -> Self {
         Self {
             upstream,
             growing,
             range,
+            priority,
             candidates: Vec::new(),
             waiting: Vec::new(),
             running: Vec::new(),
@@ -276,6 +279,7 @@ impl<'a> Fetch<'a> {
             source: candidate.source.clone(),
             id: self.growing.id(),
             range,
+            priority: self.priority,
             patience,
         };
         self.running.push(Running {

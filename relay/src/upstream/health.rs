@@ -184,8 +184,9 @@ impl Upstream {
         // overlay's connections are not kept open by checks that need not be.
         let Offered { quic, overlay } = self.reach.offered(&source);
         let offered = [quic.then_some(Way::Quic), overlay.then_some(Way::Overlay)];
+        let within = self.config.health.timeout;
         for way in offered.into_iter().flatten() {
-            let answered = timeout(self.config.health.timeout, self.status(&source, way)).await;
+            let answered = timeout(within, self.status(&source, way, within)).await;
             let now = Instant::now();
             match answered {
                 Ok(Ok(took)) => {
@@ -205,9 +206,13 @@ impl Upstream {
     }
 
     /// Asks a source for its status, and gives how long the answer took, without the handshake.
-    async fn status(&self, source: &Source, way: Way) -> Result<Duration, String> {
+    pub(super) async fn status(
+        &self,
+        source: &Source,
+        way: Way,
+        within: Duration,
+    ) -> Result<Duration, String> {
         let reached = self.reach.by(way, source).await.map_err(|error| error.to_string())?;
-        let within = self.config.health.timeout;
         let patience = Patience { header: within, stall: within };
         let asked = Instant::now();
         let answer = async {

@@ -20,6 +20,7 @@ mod attempt;
 mod breaker;
 mod candidates;
 pub mod directory;
+mod distance;
 mod explain;
 mod fetch;
 mod health;
@@ -32,7 +33,7 @@ mod reach;
 mod ways;
 
 pub use breaker::BreakerConfig;
-pub use directory::{Class, Directory, DirectoryError, Record, Source, TellError};
+pub use directory::{Class, Directory, DirectoryError, Record, Source, SuperNode, TellError};
 pub use explain::SourceView;
 pub use health::HealthConfig;
 pub use hedge::HedgeConfig;
@@ -46,7 +47,7 @@ use crate::{
     metrics::Metrics,
     overlay::Overlay,
     standing::Others,
-    wire::{Code, ExchangeError, Way},
+    wire::{Code, ExchangeError, Priority, Way},
 };
 use attempt::AttemptError;
 use breaker::Fault;
@@ -211,7 +212,7 @@ impl Upstream {
         }
     }
 
-    /// Fetches a blob into `growing`, `range` of it first. Gives it with the room that it takes; when
+    /// Fetches a blob into `growing`, `range` of it first, as urgent as `priority` says. Gives it with the room that it takes; when
     /// it fails, telling the readers is left to the caller.
     ///
     /// # Errors
@@ -220,8 +221,9 @@ impl Upstream {
         &self,
         growing: &Growing,
         range: Option<(u64, u64)>,
+        priority: Priority,
     ) -> Result<(Arc<Whole>, Room), FetchError> {
-        let fetch = Fetch::new(self, growing, range).run();
+        let fetch = Fetch::new(self, growing, range, priority).run();
         timeout(self.config.deadline, fetch).await.unwrap_or_else(|_| {
             tracing::debug!("{}: not within {:?}", growing.id(), self.config.deadline);
             self.metrics.upstream_failures_total.with_label_values(&["deadline"]).inc();

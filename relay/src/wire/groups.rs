@@ -1,7 +1,8 @@
 //! The asking side of verified bodies: each 16 KiB group comes out as soon as it is proven.
 
 use super::{
-    Asked, Carrier, Code, Encoding, ExchangeError, Patience, Request, Response, Source, ask,
+    Asked, Carrier, Code, Encoding, ExchangeError, Patience, Priority, Request, Response, Source,
+    ask,
     verified::{Decoder, Fault, Group, Node, Span, Step},
 };
 use crate::content::BlobId;
@@ -22,7 +23,23 @@ pub async fn get_groups<C: Carrier>(
     fill: bool,
     patience: Patience,
 ) -> Result<Groups, ExchangeError> {
-    let request = Request::Get { id, range, encoding: Encoding::Verified, fill };
+    get_groups_as(carrier, Priority::Play, id, range, fill, patience).await
+}
+
+/// As [`get_groups`], and says how urgent it is, if it is anything but to be played.
+pub(crate) async fn get_groups_as<C: Carrier>(
+    carrier: &C,
+    priority: Priority,
+    id: BlobId,
+    range: Option<(u64, u64)>,
+    fill: bool,
+    patience: Patience,
+) -> Result<Groups, ExchangeError> {
+    let encoding = Encoding::Verified;
+    let request = match priority {
+        Priority::Play => Request::Get { id, range, encoding, fill },
+        priority => Request::GetAs { priority, id, range, encoding, fill },
+    };
     let (header, stream) = ask(carrier, &request, patience).await?.into_parts();
     let Response { length, total, source, .. } = header;
     let span = u32::try_from(total)

@@ -60,6 +60,7 @@ pub use farewell::{MAX_OTHERS, farewell, read_farewell};
 pub use frame::{
     FrameError, MAX_FRAME, ReadExact, ReadFrameError, decode_frame, encode_frame, read_frame,
 };
+pub(crate) use groups::get_groups_as;
 pub use groups::{Groups, get_groups};
 pub use message::{Busy, Encoding, MAX_HAS, Priority, Request, Response, ServiceStatus, Source};
 pub use stream::{Asked, StreamError, Way};

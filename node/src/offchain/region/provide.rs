@@ -10,10 +10,9 @@ use nsn_p2p::{
 };
 use nsn_relay::{Phase, Relay};
 use pallet_reputation_runtime_api::Scores;
-use tokio::sync::watch;
 
 use super::Own;
-use crate::offchain::{Slot, chain_view::ChainView, relay::next_phase};
+use crate::offchain::{Slot, chain_view::ChainView, relay::next_change};
 
 /// Pause before a busy directory is told again.
 const BUSY_PAUSE: Duration = Duration::from_millis(200);
@@ -21,26 +20,27 @@ const BUSY_PAUSE: Duration = Duration::from_millis(200);
 /// Keeps the directory's entry of this relay true.
 #[derive(Clone)]
 pub(in crate::offchain) struct Provider {
-    region: Region,
+    region: Own,
     own: OverlayKey,
     chain: ChainView,
     overlay: Slot<Overlay>,
     relay: Slot<Relay>,
-    provided: watch::Sender<bool>,
 }
 
 /// Whether this relay is listed under its region, and if not, why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Listing {
     Listed,
+    Nowhere,
     NotServing,
     Unbound,
     Graylisted,
 }
 
-/// What the finalised state and the shard service ask for.
-fn listing(serving: bool, scores: Option<Scores>) -> Listing {
+/// What the region, the finalised state and the shard service ask for.
+fn listing(somewhere: bool, serving: bool, scores: Option<Scores>) -> Listing {
     match scores {
+        _ if !somewhere => Listing::Nowhere,
         None => Listing::Unbound,
         Some(scores) if scores.graylisted() => Listing::Graylisted,
         Some(_) if !serving => Listing::NotServing,
@@ -51,26 +51,23 @@ fn listing(serving: bool, scores: Option<Scores>) -> Listing {
 impl Provider {
     /// For a relay in `region` whose overlay key is `own`.
     pub(in crate::offchain) fn new(
-        region: Region,
+        region: Own,
         own: OverlayKey,
         chain: ChainView,
         overlay: Slot<Overlay>,
         relay: Slot<Relay>,
     ) -> Self {
-        Self { region, own, chain, overlay, relay, provided: watch::Sender::new(false) }
-    }
-
-    /// What others may know of it.
-    pub(in crate::offchain) fn own(&self) -> Own {
-        Own { name: self.region.clone(), provided: self.provided.subscribe() }
+        Self { region, own, chain, overlay, relay }
     }
 
     /// Runs for as long as the services that it watches may come and go.
     pub(in crate::offchain) async fn run(&self) {
         let mut overlays = self.overlay.watch();
         let mut relays = self.relay.watch();
+        let mut regions = self.region.watch();
         let mut scores = self.chain.changes();
         let mut said = None;
+        // The region that the overlay was told of, and whether to list this node there.
         let mut told = None;
         loop {
             let overlay = {
@@ -86,39 +83,44 @@ impl Provider {
                 .as_mut()
                 .is_some_and(|phase| matches!(*phase.borrow_and_update(), Phase::Serving { .. }));
             scores.borrow_and_update();
-            let listing = listing(serving, self.chain.scores(&self.own));
-            if said != Some(listing) {
-                self.say(listing);
-                said = Some(listing);
+            let region = regions.borrow_and_update().clone();
+            let listing = listing(region.is_some(), serving, self.chain.scores(&self.own));
+            if said.as_ref() != Some(&(listing, region.clone())) {
+                self.say(listing, region.as_ref());
+                said = Some((listing, region.clone()));
             }
             let list = listing == Listing::Listed;
-            match overlay {
-                None => {
-                    self.provided.send_replace(false);
+            let tell = region.map(|region| (region, list));
+            match (overlay, &tell) {
+                (None, _) => {
+                    self.region.listed.send_replace(None);
                 }
-                Some(overlay) if told != Some(list) => match self.tell(&overlay, list).await {
-                    Ok(()) => told = Some(list),
-                    Err(ProvideError::Busy) => {
-                        tokio::time::sleep(BUSY_PAUSE).await;
-                        continue;
+                (Some(overlay), Some((region, list))) if told != tell => {
+                    match self.tell(&overlay, region, *list).await {
+                        Ok(()) => told = tell,
+                        Err(ProvideError::Busy) => {
+                            tokio::time::sleep(BUSY_PAUSE).await;
+                            continue;
+                        }
+                        // The overlay is going: its slot changes next.
+                        Err(ProvideError::Closed(_)) => {}
+                        Err(error) => {
+                            tracing::warn!(
+                                target: "nsn::region",
+                                "Not listed under region {region}: {error}"
+                            );
+                            told = tell;
+                        }
                     }
-                    // The overlay is going: its slot changes next.
-                    Err(ProvideError::Closed(_)) => {}
-                    Err(error) => {
-                        tracing::warn!(
-                            target: "nsn::region",
-                            "Not listed under region {}: {error}", self.region
-                        );
-                        told = Some(list);
-                    }
-                },
-                Some(_) => {}
+                }
+                (Some(_), _) => {}
             }
             let changed = tokio::select! {
                 changed = overlays.changed() => changed,
                 changed = relays.changed() => changed,
+                changed = regions.changed() => changed,
                 changed = scores.changed() => changed,
-                () = next_phase(phase.as_mut()) => Ok(()),
+                () = next_change(phase.as_mut()) => Ok(()),
             };
             if changed.is_err() {
                 return;
@@ -129,26 +131,42 @@ impl Provider {
     /// Takes this node out of the directory.
     pub(in crate::offchain) async fn withdraw(&self) {
         if let Some(overlay) = self.overlay.current()
-            && let Err(error) = self.tell(&overlay, false).await
+            && let Some(region) = self.region.name()
+            && let Err(error) = self.tell(&overlay, &region, false).await
         {
             tracing::debug!(target: "nsn::region", "not taken out of the directory: {error}");
         }
     }
 
-    async fn tell(&self, overlay: &Overlay, list: bool) -> Result<(), ProvideError> {
-        let key = Key::region(&self.region);
+    /// Lists this node under a region, or does not; under no other in any case.
+    async fn tell(
+        &self,
+        overlay: &Overlay,
+        region: &Region,
+        list: bool,
+    ) -> Result<(), ProvideError> {
+        let left = self.region.listed.borrow().clone().filter(|listed| listed != region);
+        if let Some(left) = left {
+            overlay.dht.stop_providing(Key::region(&left)).await.map(drop)?;
+        }
+        let key = Key::region(region);
         match list {
             true => overlay.dht.provide(key, Class::Kept).await.map(drop)?,
             // Not only when it was listed: an earlier run may have left an entry.
             false => overlay.dht.stop_providing(key).await.map(drop)?,
         }
-        self.provided.send_replace(list);
+        self.region.listed.send_replace(list.then(|| region.clone()));
         Ok(())
     }
 
-    fn say(&self, listing: Listing) {
-        let region = &self.region;
+    fn say(&self, listing: Listing, region: Option<&Region>) {
+        let region = region.map_or("none", Region::as_str);
         match listing {
+            Listing::Nowhere => tracing::info!(
+                target: "nsn::region",
+                "In no region yet: no super-node that says where it is has been measured. --region \
+                 names one"
+            ),
             Listing::Listed => {
                 tracing::info!(target: "nsn::region", "Found as a relay of region {region}");
             }
@@ -173,12 +191,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_relay_that_serves_and_that_an_account_answers_for_is_listed() {
+    fn only_a_relay_in_a_region_that_serves_and_that_an_account_answers_for_is_listed() {
         let neutral = Scores::default();
         let low = Scores { seeder: 100, ..neutral };
-        assert_eq!(listing(true, Some(neutral)), Listing::Listed);
-        assert_eq!(listing(false, Some(neutral)), Listing::NotServing);
-        assert_eq!(listing(true, Some(low)), Listing::Graylisted);
-        assert_eq!(listing(true, None), Listing::Unbound);
+        assert_eq!(listing(true, true, Some(neutral)), Listing::Listed);
+        assert_eq!(listing(true, false, Some(neutral)), Listing::NotServing);
+        assert_eq!(listing(true, true, Some(low)), Listing::Graylisted);
+        assert_eq!(listing(true, true, None), Listing::Unbound);
+        assert_eq!(listing(false, true, Some(neutral)), Listing::Nowhere);
     }
 }

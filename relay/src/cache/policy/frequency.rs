@@ -69,7 +69,8 @@ impl Frequency {
     }
 
     /// What would go, in its order; or what is worth more than what would come, and stays.
-    fn victims(&self, mut need: Need, whom: For) -> Result<Vec<BlobId>, Vec<BlobId>> {
+    /// `more` says how often a newcomer is taken to be asked for besides.
+    fn victims(&self, mut need: Need, whom: For, more: u64) -> Result<Vec<BlobId>, Vec<BlobId>> {
         let mut victims = Vec::new();
         let (mut worth, mut bytes) = (0, 0);
         let going = self.probation.iter().rev().chain(self.protected.iter().rev());
@@ -90,7 +91,7 @@ impl Frequency {
             // Held against each other by the byte. Where only a part of the room has to be made, the
             // newcomer still has to be worth more than what goes for it.
             For::Blob(candidate, cost) => {
-                let gain = u128::from(self.worth(candidate)) * u128::from(bytes.max(cost));
+                let gain = u128::from(self.worth(candidate) + more) * u128::from(bytes.max(cost));
                 u128::from(worth) * u128::from(cost) >= gain
             }
         };
@@ -149,7 +150,7 @@ impl Policy for Frequency {
     }
 
     fn make_room(&mut self, need: Need, whom: For) -> Option<Vec<(BlobId, Entry)>> {
-        match self.victims(need, whom) {
+        match self.victims(need, whom, 0) {
             Ok(victims) => {
                 let gone = victims.into_iter().filter_map(|id| Some((id, self.remove(id)?)));
                 Some(gone.collect())
@@ -161,6 +162,10 @@ impl Policy for Frequency {
                 None
             }
         }
+    }
+
+    fn would_make_room(&self, need: Need, id: BlobId, cost: u64) -> bool {
+        self.victims(need, For::Blob(id, cost), 1).is_ok()
     }
 
     fn len(&self) -> usize {

@@ -138,6 +138,10 @@ pub(crate) trait Policy: Send {
     /// `need` is never more than is there.
     fn make_room(&mut self, need: Need, whom: For) -> Option<Vec<(BlobId, Entry)>>;
 
+    /// Whether [`Self::make_room`] would do so for a blob of `cost` bytes on disk, if it were asked for
+    /// once more. Changes nothing.
+    fn would_make_room(&self, need: Need, id: BlobId, cost: u64) -> bool;
+
     /// Blobs held.
     fn len(&self) -> usize;
 
