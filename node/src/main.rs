@@ -2,6 +2,12 @@
 
 use std::process::ExitCode;
 
+/// Many threads allocate and free what others allocated, for months: glibc's allocator keeps pages that
+/// this one gives back.
+#[cfg(target_os = "linux")]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     match nsn_node::command::run() {
         Ok(()) => ExitCode::SUCCESS,

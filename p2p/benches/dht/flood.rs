@@ -1,7 +1,8 @@
 //! `dht.flood`: peers place as many records on one node as they can.
 
 use crate::{
-    ALLOCATOR, Failure, Outcome, Outcomes,
+    Failure, Outcome, Outcomes,
+    memory::live,
     net::{block_on, found, key, provide},
     raw,
     stats::{real, rounded},
@@ -72,7 +73,7 @@ impl Flooded {
             return Err("the bound peer could not place its records".into());
         }
         flooded.quiet().await?;
-        Ok(Self { before: ALLOCATOR.current_usage(), ..flooded })
+        Ok(Self { before: live()?, ..flooded })
     }
 
     async fn place(
@@ -95,7 +96,7 @@ impl Flooded {
         self.quiet().await?;
         // What the streams of the last peers hold goes with their tasks.
         sleep(Duration::from_millis(500)).await;
-        let bytes = ALLOCATOR.current_usage().saturating_sub(self.before);
+        let bytes = live()?.saturating_sub(self.before);
         let status = self.node.overlay.dht.status().await?;
         Ok(Held { records: status.records, refused: self.refused(), bytes })
     }

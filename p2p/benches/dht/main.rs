@@ -17,12 +17,14 @@
 //! | `flood.rs`, `raw.rs` | `dht.flood`, and the peers that flood |
 //! | `eclipse.rs` | `dht.eclipse` |
 //! | `net.rs` | networks, keys, and what a node counts |
-//! | `../shared` | what is printed; medians and quantiles |
+//! | `../shared` | what is printed; medians and quantiles; bytes that live |
 
 mod eclipse;
 mod flood;
 mod lookups;
 mod many;
+#[path = "../shared/memory.rs"]
+mod memory;
 mod net;
 mod provide;
 mod raw;
@@ -32,13 +34,8 @@ mod resume;
 #[path = "../shared/stats.rs"]
 mod stats;
 
-use peak_alloc::PeakAlloc;
 use report::Bench;
 pub(crate) use report::{Failure, Outcome, Outcomes};
-
-/// Counts the bytes that live. It costs every benchmark here an atomic addition an allocation.
-#[global_allocator]
-static ALLOCATOR: PeakAlloc = PeakAlloc;
 
 const BENCHES: [Bench; 6] = [
     (

@@ -1,7 +1,8 @@
 //! `dht.lookup.5000`: so many lookups asked of one node in one moment.
 
 use crate::{
-    ALLOCATOR, Failure, Outcome, Outcomes,
+    Failure, Outcome, Outcomes,
+    memory::{Peak, live},
     net::{all_announced, block_on, key, provide, quiet},
     stats::{median, quantile, real, rounded},
 };
@@ -137,8 +138,8 @@ async fn ask(
             took.push(asked.elapsed().as_secs_f64() * 1e3);
         }
     });
-    let live = ALLOCATOR.current_usage();
-    ALLOCATOR.reset_peak_usage();
+    let live = live()?;
+    let peak = Peak::begin()?;
     let began = Instant::now();
     let mut asked = JoinSet::new();
     for n in 0..lookups {
@@ -159,7 +160,7 @@ async fn ask(
         }
         took_ms.push(took.as_secs_f64() * 1e3);
     }
-    let peak = ALLOCATOR.peak_usage();
+    let peak = peak.most()?;
     node.stop().await??;
     let probes_ms = probing.await?;
     Ok(Asked { answered, right, took_ms, probes_ms, peak, live })

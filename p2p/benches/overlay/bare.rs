@@ -39,7 +39,7 @@ pub(crate) async fn serve(setup: &Setup) -> Result<(), Failure> {
             break address.with(Protocol::P2p(*swarm.local_peer_id()));
         }
     };
-    let (heard, connected) = (Heard::default(), Arc::new(AtomicUsize::new(0)));
+    let (heard, connected) = (Heard::new()?, Arc::new(AtomicUsize::new(0)));
     let (to, shown) = (heard.clone(), connected.clone());
     let chain = Protocols::new(&GENESIS);
     tokio::spawn(async move {

@@ -17,13 +17,15 @@
 //! | `slots.rs` | `overlay.slots_missed` |
 //! | `node.rs`, `bare.rs` | the node that is measured, and the baseline |
 //! | `process.rs` | starting and asking them, and the load |
-//! | `../shared` | what is printed; medians and quantiles |
+//! | `../shared` | what is printed; medians and quantiles; bytes that live |
 
 mod bare;
 mod connections;
 mod graylist;
 #[path = "../../src/bin/nsn-swarm/keys.rs"]
 mod keys;
+#[path = "../shared/memory.rs"]
+mod memory;
 mod messages;
 mod net100;
 mod node;
@@ -34,14 +36,8 @@ mod slots;
 #[path = "../shared/stats.rs"]
 mod stats;
 
-use peak_alloc::PeakAlloc;
 use report::Bench;
 pub(crate) use report::{Failure, Outcome, Outcomes};
-
-/// Counts the bytes that live. It costs every benchmark here, the baseline too, an atomic addition an
-/// allocation.
-#[global_allocator]
-static ALLOCATOR: PeakAlloc = PeakAlloc;
 
 const BENCHES: [Bench; 8] = [
     (&["overlay.net100", "overlay.net100.lost", "overlay.net100.ceiling"], net100::run),

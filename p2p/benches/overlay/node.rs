@@ -1,7 +1,11 @@
 //! The node that is measured, in a process of its own: it is asked on standard input and answers on
 //! standard output, one JSON object a line, its address first.
 
-use crate::{ALLOCATOR, Failure, bare, keys, stats::quantile};
+use crate::{
+    Failure, bare, keys,
+    memory::{Peak, live},
+    stats::quantile,
+};
 use nix::sys::{
     resource::{UsageWho, getrusage},
     time::TimeVal,
@@ -74,8 +78,11 @@ pub(crate) struct Report {
 }
 
 /// What local subscribers heard.
-#[derive(Clone, Default)]
-pub(crate) struct Heard(Arc<Mutex<Counts>>);
+#[derive(Clone)]
+pub(crate) struct Heard {
+    counts: Arc<Mutex<Counts>>,
+    peak: Arc<Peak>,
+}
 
 #[derive(Default)]
 struct Counts {
@@ -85,6 +92,10 @@ struct Counts {
 }
 
 impl Heard {
+    pub(crate) fn new() -> Result<Self, Failure> {
+        Ok(Self { counts: Arc::default(), peak: Arc::new(Peak::begin()?) })
+    }
+
     /// A message whose payload begins with the nanoseconds at which it was made.
     pub(crate) fn message(&self, payload: &[u8]) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -98,7 +109,7 @@ impl Heard {
     }
 
     fn counts(&self) -> std::sync::MutexGuard<'_, Counts> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn listen(self, mut subscription: Subscription) {
@@ -111,15 +122,15 @@ impl Heard {
         }
     }
 
-    fn reset(&self) {
+    fn reset(&self) -> Result<(), Failure> {
         self.counts().latencies_us.clear();
-        ALLOCATOR.reset_peak_usage();
+        self.peak.reset()
     }
 
     fn report(&self, connected: u64) -> Result<Report, Failure> {
         // Taken first: working out quantiles is no part of what is measured.
-        let (cpu_us, live) = (cpu_us()?, ALLOCATOR.current_usage().try_into()?);
-        let peak = ALLOCATOR.peak_usage().try_into()?;
+        let (cpu_us, live) = (cpu_us()?, live()?.try_into()?);
+        let peak = self.peak.most()?.try_into()?;
         let (delivered, missed, latencies) = {
             let counts = self.counts();
             (counts.delivered, counts.missed, counts.latencies_us.clone())
@@ -170,7 +181,7 @@ async fn overlay(setup: &Setup) -> Result<(), Failure> {
     }
     let identity = Identity::from_secret([1; 32])?;
     let node = Node::start(config(setup), identity, GENESIS, &reputation)?;
-    let heard = Heard::default();
+    let heard = Heard::new()?;
     for topic in topics() {
         tokio::spawn(heard.clone().listen(node.overlay.gossip.subscribe(topic)?));
     }
@@ -209,7 +220,7 @@ pub(crate) async fn answer(
     let mut lines = BufReader::new(stdin()).lines();
     while let Some(line) = lines.next_line().await? {
         match line.as_str() {
-            "reset" => heard.reset(),
+            "reset" => heard.reset()?,
             _ => {
                 let report = heard.report(connected().try_into()?)?;
                 writeln!(stdout(), "{}", serde_json::to_string(&report)?)?;
