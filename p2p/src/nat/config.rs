@@ -1,5 +1,6 @@
 //! Settings of reachability.
 
+use super::{relay, strategies};
 use crate::{AddressPolicy, BuildError};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -61,6 +62,10 @@ pub struct Config {
     pub stun: Stun,
     /// Port mapping on the router.
     pub mapping: Mapping,
+    /// How others are reached.
+    pub strategies: strategies::Config,
+    /// Circuit relays.
+    pub relay: relay::Config,
 }
 
 /// What this node does for others that want to know whether they can be reached: AutoNAT v2.
@@ -192,6 +197,8 @@ impl Default for Config {
             server: Server::default(),
             stun: Stun::default(),
             mapping: Mapping::default(),
+            strategies: strategies::Config::default(),
+            relay: relay::Config::default(),
         }
     }
 }
@@ -286,6 +293,8 @@ impl Config {
             return fail("nat.proof_lasts", "must be more than nat.retest");
         }
         self.stun.validate()?;
+        self.strategies.validate()?;
+        self.relay.validate()?;
         let Mapping { lease, retry, retry_max, max_ports, .. } = self.mapping;
         if lease < MIN_LEASE || lease > MAX_LEASE {
             return fail("nat.mapping.lease", "must be 2 minutes to 7 days");

@@ -1,6 +1,6 @@
 //! The handle through which reachability is looked at.
 
-use super::{By, Standing, StunOutcome, Transport, Verdict};
+use super::{By, Method, ReservationView, Standing, StunOutcome, Transport, Verdict};
 use crate::{Closed, Metrics};
 use prometheus_endpoint::{CounterVec, U64};
 use serde::Serialize;
@@ -22,6 +22,32 @@ pub struct Status {
     pub mappings: Vec<MappingView>,
     /// The STUN servers of the configuration, in its order.
     pub stun: Vec<StunView>,
+    /// The connected peers, and how each is connected, by PeerId.
+    pub connections: Vec<ConnectionView>,
+    /// Relays that hold a place for this node.
+    pub reservations: Vec<ReservationView>,
+    /// What this node carries for others.
+    pub circuits: CircuitsView,
+}
+
+/// One connected peer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ConnectionView {
+    /// Its PeerId.
+    pub peer_id: String,
+    /// What the best connection to it came by.
+    pub method: Method,
+}
+
+/// What this node carries for others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct CircuitsView {
+    /// Whether it is a relay now.
+    pub offered: bool,
+    /// Peers that it holds a place for.
+    pub reservations: usize,
+    /// Connections between others that it carries.
+    pub carried: usize,
 }
 
 /// One address of this node.

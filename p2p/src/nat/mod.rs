@@ -8,6 +8,8 @@
 //!   interfaces (if-watch) ─────────────┘                           └─ mappings to ask for
 //! ```
 //!
+//! How others are reached is a matter of [`strategies`], and who is reached through whom, of [`relay`].
+//!
 //! [`Nat`] belongs to the overlay's one task: it turns what happens into events of
 //! [`reachability`], and carries out what comes of them. What is an external address of the swarm
 //! is what identify, the directory and service records tell, so an address that is withdrawn there
@@ -20,6 +22,10 @@ mod kind;
 mod mapping;
 mod metrics;
 mod reachability;
+pub(crate) mod relay;
+mod relayed;
+mod status;
+pub(crate) mod strategies;
 mod stun;
 mod task;
 
@@ -28,15 +34,24 @@ pub(crate) use self::{
     handle::{Command, channel},
     kind::mapping_of,
     metrics::NatMetrics,
+    relayed::Parts,
     task::{Nat, News},
 };
 pub use self::{
     config::{
         Config, Mapping as MappingConfig, Server as ServerConfig, Stun as StunConfig, Wait, When,
     },
-    handle::{AddressView, MappingView, NatHandle, Status, StatusError, StunView},
+    handle::{
+        AddressView, CircuitsView, ConnectionView, MappingView, NatHandle, Status, StatusError,
+        StunView,
+    },
     kind::{Filtering, Mapping, NatType},
     mapping::{By, Transport},
     reachability::{Standing, State, Verdict},
+    relay::{
+        ClientConfig as RelayClientConfig, Config as RelayConfig, ReservationView,
+        ServerConfig as RelayServerConfig, Use,
+    },
+    strategies::{AttemptView, Config as StrategiesConfig, Method, Strategy},
     stun::Outcome as StunOutcome,
 };

@@ -199,7 +199,7 @@ impl Peers {
     // Connections.
 
     fn connect(&mut self, addr: Multiaddr, answer: Connected, cx: &mut Context<'_>) {
-        if !self.policy.allows(&addr) {
+        if !self.policy.allows(&addr) && !self.policy.allows_circuit(&addr) {
             let _ = answer.send(Err(ConnectError::NotAllowed(addr)));
             return;
         }
@@ -236,7 +236,7 @@ impl Peers {
         };
         let remote = ip_of(endpoint.get_remote_address());
         self.table.opened(peer, id, direction, remote, now);
-        if direction == Direction::Outbound {
+        if direction == Direction::Outbound && !endpoint.is_relayed() {
             self.table.dialled(&peer, endpoint.get_remote_address());
         }
         self.metrics.connections_established.inc();

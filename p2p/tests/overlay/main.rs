@@ -13,11 +13,13 @@
 mod admission;
 mod bare;
 mod book;
+mod circuits;
 mod closing;
 mod cost;
 mod dht;
 mod dialling;
 mod gossip;
+mod hidden;
 mod hostile;
 mod kept;
 mod liar;

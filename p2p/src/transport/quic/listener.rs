@@ -1,6 +1,6 @@
 //! One listening socket: who comes in, and under which addresses it is reached.
 
-use super::{Error, Upgrade, multiaddr, shake_hands};
+use super::{Error, Upgrade, multiaddr, punch::Punches, shake_hands};
 use crate::connections::{Door, Entry};
 use futures::{FutureExt, future::BoxFuture};
 use if_watch::{IfEvent, tokio::IfWatcher};
@@ -9,7 +9,8 @@ use quinn::{Endpoint, Incoming, VarInt};
 use std::{
     collections::HashSet,
     io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, SocketAddr, UdpSocket},
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -30,6 +31,8 @@ enum State {
 pub(super) struct Listener {
     id: ListenerId,
     endpoint: Endpoint,
+    /// The endpoint's, to send from what is no QUIC.
+    socket: Arc<UdpSocket>,
     bound: SocketAddr,
     accept: BoxFuture<'static, Option<Incoming>>,
     /// Tells the machine's addresses, if it listens on all of them.
@@ -45,11 +48,12 @@ fn next(endpoint: &Endpoint) -> BoxFuture<'static, Option<Incoming>> {
 }
 
 impl Listener {
-    pub(super) fn new(id: ListenerId, endpoint: Endpoint) -> io::Result<Self> {
+    pub(super) fn new(id: ListenerId, endpoint: Endpoint, socket: UdpSocket) -> io::Result<Self> {
         let bound = endpoint.local_addr()?;
         let watcher = bound.ip().is_unspecified().then(IfWatcher::new).transpose()?;
         let (accept, told) = (next(&endpoint), HashSet::new());
-        Ok(Self { id, endpoint, bound, accept, watcher, told, state: State::Open })
+        let socket = Arc::new(socket);
+        Ok(Self { id, endpoint, socket, bound, accept, watcher, told, state: State::Open })
     }
 
     pub(super) fn id(&self) -> ListenerId {
@@ -58,6 +62,10 @@ impl Listener {
 
     pub(super) fn endpoint(&self) -> &Endpoint {
         &self.endpoint
+    }
+
+    pub(super) fn socket(&self) -> &Arc<UdpSocket> {
+        &self.socket
     }
 
     pub(super) fn is_over(&self) -> bool {
@@ -83,6 +91,7 @@ impl Listener {
     pub(super) fn poll(
         &mut self,
         door: &Door,
+        punches: &mut Punches,
         handshake_timeout: Duration,
         cx: &mut Context<'_>,
     ) -> Poll<Event> {
@@ -109,7 +118,8 @@ impl Listener {
             };
             self.accept = next(&self.endpoint);
             let remote = incoming.remote_address();
-            if let Some(connecting) = admit(incoming, door) {
+            let connecting = admit(incoming, door);
+            if let Some(connecting) = connecting.and_then(|came| punches.take(remote, came)) {
                 return Poll::Ready(TransportEvent::Incoming {
                     listener_id,
                     upgrade: shake_hands(connecting, handshake_timeout).boxed(),
