@@ -21,8 +21,8 @@ const EVERY: Duration = Duration::from_millis(20);
 
 /// Bytes that live now.
 pub(crate) fn live() -> Result<usize, Failure> {
-    epoch::advance()?;
-    Ok(stats::allocated::read()?)
+    epoch::advance().map_err(|error| error.to_string())?;
+    Ok(stats::allocated::read().map_err(|error| error.to_string())?)
 }
 
 /// The most bytes that lived at a time since it began, looked at every 20 ms.
