@@ -74,7 +74,7 @@ pub(super) struct Known {
 /// neither evicted nor expired.
 ///
 /// An entry takes 64 bytes in a list and, at worst, 54 in the tables over the lists; the policy's
-/// counts take 16 to 32 more. 150 MB at a million; `relay.index.bytes_per_entry` measures it.
+/// counts take 32 to 64 more. 152 to 182 MB at a million; `relay.index.bytes_per_entry` measures it.
 pub struct Index {
     bounds: Bounds,
     policy: Box<dyn Policy>,
