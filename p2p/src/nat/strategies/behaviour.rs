@@ -2,7 +2,7 @@
 
 use super::{
     Config,
-    paths::{Action, AttemptView, Known, Paths},
+    paths::{Action, AttemptView, Known, Opened, Paths},
 };
 use crate::{
     Multiaddr, PeerId, address::is_circuit, connections::Door, metrics::gauge, nat::NatMetrics,
@@ -161,7 +161,8 @@ impl NetworkBehaviour for Behaviour {
         match event {
             FromSwarm::ConnectionEstablished(opened) => {
                 let relayed = opened.endpoint.is_relayed();
-                paths.opened(opened.connection_id, opened.peer_id, relayed, Instant::now());
+                let how = Opened { relayed, inbound: opened.endpoint.is_listener() };
+                paths.opened(opened.connection_id, opened.peer_id, how, Instant::now());
                 if let libp2p::core::ConnectedPoint::Dialer { address, .. } = opened.endpoint
                     && is_circuit(address)
                 {
