@@ -206,7 +206,7 @@ impl Runner {
                 running.looking = false;
                 if let Some(manifest) = manifest {
                     plan.learn(id, manifest.as_ref());
-                    // As above.
+                    // Whoever asked for it is about to ask for what it names.
                     self.go_on(id, plan);
                 }
             }
