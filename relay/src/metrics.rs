@@ -108,7 +108,7 @@ pub struct Metrics {
     pub prefetches_used_total: Counter<U64>,
     /// Those that were not read within `warm.judge_after`, or were given up by the cache before.
     pub prefetches_wasted_total: Counter<U64>,
-    /// Those that were not fetched to the end, by `reason`: no source delivered (`failed`), or there was
+    /// Those that were neither read nor fetched to the end, by `reason`: no source delivered (`failed`), or there was
     /// too much else to do (`dropped`).
     pub prefetches_failed_total: CounterVec<U64>,
     /// What was announced or foreseen and not fetched, by `reason`.

@@ -106,6 +106,11 @@ impl Plan {
         self.ledger.used(id) || running
     }
 
+    /// Whether a blob that is being fetched was read meanwhile.
+    pub(super) fn was_read(&self, id: BlobId) -> bool {
+        self.running.get(&id).is_some_and(|(_, used)| *used)
+    }
+
     /// A viewer reads a blob to play it: what follows it is wanted.
     pub(super) fn read(
         &mut self,

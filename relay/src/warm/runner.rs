@@ -206,11 +206,17 @@ impl Runner {
                 running.looking = false;
                 if let Some(manifest) = manifest {
                     plan.learn(id, manifest.as_ref());
-                    // As above.
+                    // Whoever asked for it is about to ask for what it names.
                     self.go_on(id, plan);
                 }
             }
             Done::Fetched { id, ours, what, end } => {
+                // What was read counts as used, and not as failed besides.
+                let failed = |reason| {
+                    if ours && !plan.was_read(id) {
+                        self.metrics.prefetches_failed_total.with_label_values(&[reason]).inc();
+                    }
+                };
                 let outcome = match end {
                     End::Whole(whole) => Outcome::Whole {
                         len: whole.len(),
@@ -222,11 +228,11 @@ impl Runner {
                     },
                     End::Failed(error) => {
                         tracing::debug!("{id} was not fetched ahead: {error:?}");
-                        self.count_failure(ours, "failed");
+                        failed("failed");
                         Outcome::Nothing
                     }
                     End::Dropped => {
-                        self.count_failure(ours, "dropped");
+                        failed("dropped");
                         Outcome::Nothing
                     }
                 };
@@ -234,12 +240,6 @@ impl Runner {
                     refused(&self.metrics, reason);
                 }
             }
-        }
-    }
-
-    fn count_failure(&self, ours: bool, reason: &str) {
-        if ours {
-            self.metrics.prefetches_failed_total.with_label_values(&[reason]).inc();
         }
     }
 

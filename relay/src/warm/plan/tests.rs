@@ -196,7 +196,8 @@ fn what_is_read_while_it_is_fetched_ahead_is_used_and_never_wasted() {
     plan.learn(film.id().into(), Some(&film));
     plan.read(shard(1, 0), &shelf, 0, now);
     let Next::Fetch(wanted) = plan.next(&shelf, 0, now) else { panic!() };
-    assert!(plan.read(wanted.id, &shelf, 0, now).used);
+    assert!(!plan.was_read(wanted.id));
+    assert!(plan.read(wanted.id, &shelf, 0, now).used && plan.was_read(wanted.id));
     assert!(!plan.read(wanted.id, &shelf, 0, now).used);
     plan.done(wanted.id, whole(LEN, None), now).unwrap();
     assert_eq!((plan.unread(), plan.judge(&shelf, now + 1_000_000 * SECOND)), (0, 0));
