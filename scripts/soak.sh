@@ -33,8 +33,10 @@ done
 round=60
 # Every how many rounds there is something new to watch.
 publish_every=3
-# What the long-lived relay may cache. The contents are larger after some rounds, so it evicts.
+# What a relay may cache on disk and in memory. The contents are larger after some rounds, so it evicts;
+# and what fills memory on purpose is full long before growth counts.
 cache=256MiB
+memory=$((64 * 1024 * 1024))
 content_bytes=$((24 * 1024 * 1024))
 # Contents to choose from.
 newest=16
@@ -115,7 +117,7 @@ start() {
 }
 
 start_relay() {
-    start "$1" --relay --relay-cache-size "$cache" \
+    start "$1" --relay --relay-cache-size "$cache" --nsn-config "$dir/relay.toml" \
         --bootnodes "/ip4/127.0.0.1/tcp/${p2p[validator]}/p2p/${peer[validator]}" \
         --overlay-bootnodes "/ip4/127.0.0.1/udp/${overlay[validator]}/quic-v1/p2p/${peer[validator]}"
 }
@@ -172,6 +174,7 @@ largest() {
     awk -v column="$2" -v from="$3" '$1 >= from && $column > m { m = $column } END { print m + 0 }' "$1"
 }
 
+printf '[shards.cache]\nmemory = %s\n' "$memory" >"$dir/relay.toml"
 step "starting a validator, a relay and a second relay"
 start validator --alice --validator --force-authoring --super-node
 try "the first JSON-RPC call" "$node" content list --rpc-url "http://127.0.0.1:${rpc[validator]}"
