@@ -105,7 +105,7 @@ impl Driver {
     /// When it could not start, or a part of it failed.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), RunError> {
         let phase = self.phase.clone();
-        let result = self.serve(shutdown).await;
+        let result = Box::pin(self.serve(shutdown)).await;
         let reason = result.as_ref().err().map(ToString::to_string);
         phase.send_replace(Phase::Stopped { reason });
         result
