@@ -525,7 +525,7 @@ impl Running {
     fn on_tick(&mut self) {
         let now = Instant::now();
         self.nat.on_tick(now);
-        self.dht.on_tick(&mut self.swarm.behaviour_mut().kad, now, unix_ms());
+        self.dht.on_tick(self.swarm.behaviour_mut().dht(), now, unix_ms());
         self.peers.on_tick(now, unix_ms());
         self.swarm.behaviour_mut().dialling.on_tick(now);
         self.swarm.behaviour_mut().paths.on_tick(now);

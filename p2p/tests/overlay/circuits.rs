@@ -1,10 +1,13 @@
 //! Through relays: places at them, connections through them, and what becomes of those.
 
-use crate::hidden::{Hidden, Seen, silent_relay};
+use crate::{
+    hidden::{Hidden, Seen, silent_relay},
+    teller::{Teller, names, question},
+};
 use libp2p::multiaddr::Protocol;
 use nsn_p2p::{
     Config, Identity, Multiaddr, PeerId,
-    dht::Key,
+    dht::{Class, Key},
     nat::{Method, Status, Strategy, Use},
     peers::ConnectError,
     testnet::{self, Node},
@@ -145,6 +148,54 @@ async fn a_node_whose_relay_is_gone_finds_another() {
     for node in [node, other] {
         node.stop().await.unwrap().unwrap();
     }
+}
+
+/// A provider whose relay goes away: who keeps its records tells where it is reached now.
+#[tokio::test]
+async fn records_follow_a_provider_to_its_next_relay() {
+    let relays = [start(1, vec![], |_| {}), start(2, vec![], |_| {})];
+    let mut bootnodes = Vec::new();
+    for relay in &relays {
+        bootnodes.push(relay.address().await.unwrap());
+    }
+    let keeper = start(4, bootnodes.clone(), |config| config.nat.relay.server.enabled = false);
+    bootnodes.push(keeper.address().await.unwrap());
+    let node = start(3, bootnodes, |config| {
+        config.nat.relay.client.enabled = Use::Always;
+        config.nat.relay.client.reservations = 1;
+    });
+    let held = status(&node, "a place", |status| status.reservations.len() == 1).await;
+    let address: Multiaddr = held.reservations[0].address.parse().unwrap();
+    let key = Key::content(&[5; 32]);
+    node.overlay.dht.provide(key, Class::Kept).await.unwrap();
+    let mut asker = Teller::connect(9, keeper.address().await.unwrap()).await;
+    told(&mut asker, key, &address).await;
+
+    let first = held.reservations[0].relay.clone();
+    let [a, b] = relays;
+    let (gone, other) = if first == a.peer_id().to_string() { (a, b) } else { (b, a) };
+    gone.stop().await.unwrap().unwrap();
+    let moved = status(
+        &node,
+        "another place",
+        |status| matches!(&status.reservations[..], [held] if held.relay != first),
+    )
+    .await;
+    let second: Multiaddr = moved.reservations[0].address.parse().unwrap();
+    told(&mut asker, key, &second).await;
+    for node in [node, other, keeper] {
+        node.stop().await.unwrap().unwrap();
+    }
+}
+
+/// Waits until a record names an address.
+async fn told(asker: &mut Teller, key: Key, address: &Multiaddr) {
+    let named = async {
+        while !names(&asker.say(question(key.as_bytes())).await, &address.to_vec()) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, named).await.unwrap();
 }
 
 /// All circuits of a relay are in use: the next is refused, with the reason, and who wanted it finds
