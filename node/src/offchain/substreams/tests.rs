@@ -3,13 +3,13 @@
 use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use futures::{FutureExt, future::BoxFuture, stream::BoxStream};
-use libp2p::identity::Keypair;
+use libp2p::{PeerId, identity::Keypair};
 use nsn_p2p::testnet::{Node, Testnet};
 use nsn_relay::{
     BlobId, Config, Deps, Manifest, Metrics, Progress, Relay, RunError, Unknown,
     client::{self, Address, Viewer},
     content::publish,
-    upstream::{Class, Directory, DirectoryError, Record, Source, TellError},
+    upstream::{Class, Directory, DirectoryError, Record, Source, SuperNode, TellError},
 };
 use tempfile::TempDir;
 use tokio::{sync::watch, task::JoinHandle};
@@ -23,6 +23,14 @@ struct Named(Option<Source>);
 impl Directory for Named {
     fn sources(&self, _: BlobId) -> BoxFuture<'_, Result<Vec<Source>, DirectoryError>> {
         std::future::ready(Ok(self.0.clone().into_iter().collect())).boxed()
+    }
+
+    fn super_nodes(
+        &self,
+        _: Vec<PeerId>,
+        _: usize,
+    ) -> BoxFuture<'_, Result<Vec<SuperNode>, DirectoryError>> {
+        std::future::ready(Ok(Vec::new())).boxed()
     }
 
     fn provide(&self, _: Record, _: Class) -> BoxFuture<'_, Result<(), TellError>> {
@@ -67,6 +75,7 @@ impl Service {
             metrics: metrics.clone(),
             origin_dir: origin.then(|| folder.path().join("shards")),
             cache_dir: (!origin).then(|| folder.path().join("relay")),
+            region: None,
             withhold: false,
         };
         let (relay, driver) = nsn_relay::build(config, deps).unwrap();
