@@ -204,8 +204,11 @@ impl Raw {
     }
 }
 
+/// A blob, the bytes of it, and how they are to be sent.
+type Got = (BlobId, Option<(u64, u64)>, Encoding);
+
 /// What a request asks for.
-pub(crate) fn got(request: &Request) -> Option<(BlobId, Option<(u64, u64)>, Encoding)> {
+pub(crate) fn got(request: &Request) -> Option<Got> {
     match request {
         Request::Get { id, range, encoding, .. } => Some((*id, *range, *encoding)),
         _ => None,
