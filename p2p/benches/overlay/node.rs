@@ -81,7 +81,7 @@ pub(crate) struct Report {
 #[derive(Clone)]
 pub(crate) struct Heard {
     counts: Arc<Mutex<Counts>>,
-    peak: Arc<Peak>,
+    peak: Arc<Mutex<Peak>>,
 }
 
 #[derive(Default)]
@@ -93,7 +93,7 @@ struct Counts {
 
 impl Heard {
     pub(crate) fn new() -> Result<Self, Failure> {
-        Ok(Self { counts: Arc::default(), peak: Arc::new(Peak::begin()?) })
+        Ok(Self { counts: Arc::default(), peak: Arc::new(Mutex::new(Peak::begin()?)) })
     }
 
     /// A message whose payload begins with the nanoseconds at which it was made.
@@ -124,13 +124,14 @@ impl Heard {
 
     fn reset(&self) -> Result<(), Failure> {
         self.counts().latencies_us.clear();
-        self.peak.reset()
+        *self.peak.lock().unwrap_or_else(PoisonError::into_inner) = Peak::begin()?;
+        Ok(())
     }
 
     fn report(&self, connected: u64) -> Result<Report, Failure> {
         // Taken first: working out quantiles is no part of what is measured.
         let (cpu_us, live) = (cpu_us()?, live()?.try_into()?);
-        let peak = self.peak.most()?.try_into()?;
+        let peak = self.peak.lock().unwrap_or_else(PoisonError::into_inner).most()?.try_into()?;
         let (delivered, missed, latencies) = {
             let counts = self.counts();
             (counts.delivered, counts.missed, counts.latencies_us.clone())

@@ -37,15 +37,10 @@ impl Peak {
         Ok(Self(most))
     }
 
+    /// The most so far.
     pub(crate) fn most(&self) -> Result<usize, Failure> {
         self.0.fetch_max(live()?, Relaxed);
         Ok(self.0.load(Relaxed))
-    }
-
-    /// Forgets what was before.
-    pub(crate) fn reset(&self) -> Result<(), Failure> {
-        self.0.store(live()?, Relaxed);
-        Ok(())
     }
 }
 

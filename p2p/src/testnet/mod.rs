@@ -221,9 +221,10 @@ impl Node {
     }
 
     /// Shuts the node down as an operator would, and gives back how its driver ended.
-    pub async fn stop(self) -> Result<Result<(), RunError>, Error> {
+    pub fn stop(self) -> impl Future<Output = Result<Result<(), RunError>, Error>> + Send {
         self.shutdown.cancel();
-        self.ended().await
+        // The handles alone are 16 KB, which every future that waits here would carry.
+        Box::pin(self.ended())
     }
 }
 
