@@ -165,7 +165,8 @@ slope() {
         $1 >= from { n++; x += $1; y += $column; xx += $1 * $1; xy += $1 * $column }
         END {
             d = n * xx - x * x
-            printf "%.3f", n > 1 && d > 0 ? (n * xy - x * y) / d * 3600 : 0
+            if (d > 0) slope = (n * xy - x * y) / d * 3600
+            printf "%.3f", slope
         }' "$1"
 }
 
