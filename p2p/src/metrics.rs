@@ -8,6 +8,7 @@ use prometheus_endpoint::{
     Counter, CounterVec, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, Opts,
     PrometheusError, Registry, U64, exponential_buckets, prometheus::core::Collector, register,
 };
+use std::sync::Arc;
 
 /// The overlay's metrics. Registered once for the life of the process and cloned into every overlay
 /// that is built, so one that is built again after a failure goes on counting.
@@ -26,7 +27,8 @@ pub struct Metrics {
     pub(crate) commands_refused: CounterVec<U64>,
 
     pub(crate) gossip: GossipMetrics,
-    pub(crate) nat: NatMetrics,
+    /// Shared, so that what is cloned into every handle stays small.
+    pub(crate) nat: Arc<NatMetrics>,
 
     pub(crate) lookups: dht::LookupMetrics,
     pub(crate) kad_routing_table_size: Gauge<U64>,
@@ -109,7 +111,7 @@ impl Metrics {
                 &["handle"],
             )?,
             gossip: GossipMetrics::make(m)?,
-            nat: NatMetrics::make(m)?,
+            nat: Arc::new(NatMetrics::make(m)?),
             lookups: dht::LookupMetrics::make(m)?,
             kad_routing_table_size: m
                 .gauge("kademlia_routing_table_size", "Peers in the routing table")?,

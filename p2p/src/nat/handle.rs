@@ -2,6 +2,7 @@
 
 use super::{By, Standing, StunOutcome, Transport, Verdict};
 use crate::{Closed, Metrics};
+use prometheus_endpoint::{CounterVec, U64};
 use serde::Serialize;
 use std::net::SocketAddr;
 use thiserror::Error;
@@ -91,12 +92,12 @@ pub(crate) enum Command {
 #[derive(Clone)]
 pub struct NatHandle {
     commands: mpsc::Sender<Command>,
-    metrics: Metrics,
+    refused: CounterVec<U64>,
 }
 
 pub(crate) fn channel(queue: usize, metrics: &Metrics) -> (NatHandle, mpsc::Receiver<Command>) {
     let (commands, receiver) = mpsc::channel(queue);
-    (NatHandle { commands, metrics: metrics.clone() }, receiver)
+    (NatHandle { commands, refused: metrics.commands_refused.clone() }, receiver)
 }
 
 impl NatHandle {
@@ -108,7 +109,7 @@ impl NatHandle {
         let (answer, answered) = oneshot::channel();
         self.commands.try_send(Command::Status { answer }).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => {
-                self.metrics.commands_refused.with_label_values(&["nat"]).inc();
+                self.refused.with_label_values(&["nat"]).inc();
                 StatusError::Busy
             }
             mpsc::error::TrySendError::Closed(_) => Closed.into(),

@@ -25,6 +25,7 @@ use libp2p::{
 use std::{
     collections::{BTreeSet, HashMap},
     net::{IpAddr, SocketAddr},
+    sync::Arc,
     time::{Duration, Instant},
 };
 use tokio::sync::{mpsc, watch};
@@ -92,7 +93,7 @@ pub(crate) struct Nat {
     /// The machine's addresses now, and as they were when reachability last heard of them.
     ips: BTreeSet<IpAddr>,
     known_ips: Option<BTreeSet<IpAddr>>,
-    metrics: NatMetrics,
+    metrics: Arc<NatMetrics>,
     shown: Verdict,
     /// Something has happened, or time has passed, since it was asked what is to be done.
     due: bool,
@@ -102,7 +103,7 @@ impl Nat {
     /// Begins; its tasks end when it is closed or dropped.
     pub(crate) fn start(
         config: &crate::Config,
-        metrics: NatMetrics,
+        metrics: Arc<NatMetrics>,
         tasks: &TaskTracker,
         now: Instant,
     ) -> Self {

@@ -31,10 +31,12 @@ async fn status(node: &Node, what: &str, wanted: impl Fn(&Status) -> bool) -> St
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    match tokio::time::timeout(PATIENCE, found).await {
-        Ok(status) => status,
-        Err(_) => panic!("waited in vain for {what}: {:#?}", node.overlay.nat.status().await),
+    if let Ok(status) = tokio::time::timeout(PATIENCE, found).await {
+        return status;
     }
+    let last = node.overlay.nat.status().await.unwrap();
+    assert!(wanted(&last), "waited in vain for {what}: {last:#?}");
+    last
 }
 
 #[tokio::test]
@@ -135,7 +137,7 @@ async fn status_of_connections(node: &Node, wanted: usize) {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, found).await.expect("the dial-back's connection goes");
+    tokio::time::timeout(PATIENCE, found).await.unwrap();
 }
 
 #[tokio::test]

@@ -140,10 +140,8 @@ impl NetworkBehaviour for Behaviour {
                 self.starting += 1;
             }
             // A dial-back has ended, well or not.
-            Either::Left(Either::Left(_)) => {
-                if self.dials.contains_key(&id) {
-                    self.over.push_back((peer, id));
-                }
+            Either::Left(Either::Left(_)) if self.dials.contains_key(&id) => {
+                self.over.push_back((peer, id));
             }
             _ => {}
         }

@@ -261,7 +261,7 @@ impl Running {
         let (orders, ordered) = mpsc::channel(1);
         let (tell, told) = mpsc::channel(8);
         let (hold, held) = watch::channel(Vec::new());
-        let answers = Metrics::unregistered().unwrap().nat.mapping_answers;
+        let answers = Metrics::unregistered().unwrap().nat.mapping_answers.clone();
         let worker = Worker::new(&config, policy, ordered, tell, hold, answers.clone());
         let task = tokio::spawn(worker.run());
         Self { orders: Some(orders), told, held, answers, task }

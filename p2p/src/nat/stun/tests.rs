@@ -377,7 +377,7 @@ impl Running {
             retransmit: waits.iter().map(|ms| Wait(Duration::from_millis(*ms))).collect(),
             ..Stun::default()
         };
-        let outcomes = Metrics::unregistered().unwrap().nat.stun_answers;
+        let outcomes = Metrics::unregistered().unwrap().nat.stun_answers.clone();
         let ((asks, asked), (hear, heard)) = (mpsc::channel(1), mpsc::channel(1));
         let worker = Worker::new(&config, AddressPolicy::Any, asked, hear, outcomes.clone());
         Self { asks: Some(asks), heard, outcomes, task: tokio::spawn(worker.run()) }
