@@ -22,6 +22,7 @@ mod metrics;
 mod reachability;
 mod stun;
 mod task;
+mod turn;
 
 pub(crate) use self::{
     autonat::{client, server},
