@@ -29,6 +29,7 @@ pub(crate) struct Behaviour {
     mdns: Toggle<mdns::tokio::Behaviour>,
     pub(crate) autonat: nat::client::Behaviour,
     dial_backs: Toggle<nat::server::Behaviour>,
+    pub(crate) turn: nat::Talk,
 }
 
 impl Behaviour {
@@ -89,6 +90,7 @@ impl Behaviour {
                     .with_request_timeout(config.peers.service_timeout),
             ),
             mdns: mdns.into(),
+            turn: nat::talk(&config.nat.turn, protocols),
         })
     }
 

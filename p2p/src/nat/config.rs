@@ -1,5 +1,6 @@
 //! Settings of reachability.
 
+use super::TurnConfig;
 use crate::{AddressPolicy, BuildError};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -61,6 +62,8 @@ pub struct Config {
     pub stun: Stun,
     /// Port mapping on the router.
     pub mapping: Mapping,
+    /// TURN servers.
+    pub turn: TurnConfig,
 }
 
 /// What this node does for others that want to know whether they can be reached: AutoNAT v2.
@@ -192,6 +195,7 @@ impl Default for Config {
             server: Server::default(),
             stun: Stun::default(),
             mapping: Mapping::default(),
+            turn: TurnConfig::default(),
         }
     }
 }
@@ -286,6 +290,7 @@ impl Config {
             return fail("nat.proof_lasts", "must be more than nat.retest");
         }
         self.stun.validate()?;
+        self.turn.validate()?;
         let Mapping { lease, retry, retry_max, max_ports, .. } = self.mapping;
         if lease < MIN_LEASE || lease > MAX_LEASE {
             return fail("nat.mapping.lease", "must be 2 minutes to 7 days");

@@ -1,6 +1,6 @@
 //! The handle through which reachability is looked at.
 
-use super::{By, Standing, StunOutcome, Transport, Verdict};
+use super::{By, Standing, StunOutcome, Transport, TurnView, Verdict};
 use crate::{Closed, Metrics};
 use prometheus_endpoint::{CounterVec, U64};
 use serde::Serialize;
@@ -22,6 +22,8 @@ pub struct Status {
     pub mappings: Vec<MappingView>,
     /// The STUN servers of the configuration, in its order.
     pub stun: Vec<StunView>,
+    /// The TURN server; null where the configuration names none.
+    pub turn: Option<TurnView>,
 }
 
 /// One address of this node.

@@ -1,7 +1,7 @@
 //! What reachability counts.
 
 use super::{
-    NatType, Standing, State,
+    NatType, Standing, State, TurnMetrics,
     autonat::server::SERVED,
     mapping::{By, Failed, Held},
     reachability::{DialBack, Reachability, Verdict},
@@ -23,6 +23,7 @@ pub(crate) struct NatMetrics {
     dial_backs: CounterVec<U64>,
     pub(crate) served: CounterVec<U64>,
     network_changes: prometheus_endpoint::Counter<U64>,
+    pub(crate) turn: TurnMetrics,
 }
 
 const STANDINGS: [(Standing, &str); 5] = [
@@ -86,6 +87,7 @@ impl NatMetrics {
                 "nat_network_changes_total",
                 "Times the machine's addresses changed while the overlay ran",
             )?,
+            turn: TurnMetrics::make(m)?,
         };
         for outcome in stun::Outcome::ALL {
             this.stun_answers.with_label_values(&[outcome.label()]).inc_by(0);
@@ -147,6 +149,7 @@ impl NatMetrics {
     /// The overlay has ended: nothing is known.
     pub(crate) fn ended(&self) {
         self.verdict(&Verdict::default());
+        self.turn.ended();
         for (_, label) in STANDINGS {
             self.addresses.with_label_values(&[label]).set(0);
         }

@@ -8,6 +8,8 @@
 //!   interfaces (if-watch) ─────────────┘                           └─ mappings to ask for
 //! ```
 //!
+//! Where nothing else works, [`turn`] gives this node an address at a server.
+//!
 //! [`Nat`] belongs to the overlay's one task: it turns what happens into events of
 //! [`reachability`], and carries out what comes of them. What is an external address of the swarm
 //! is what identify, the directory and service records tell, so an address that is withdrawn there
@@ -19,17 +21,20 @@ mod handle;
 mod kind;
 mod mapping;
 mod metrics;
+mod rates;
 mod reachability;
 mod stun;
 mod task;
 mod turn;
 
+use self::turn::TurnMetrics;
 pub(crate) use self::{
     autonat::{client, server},
     handle::{Command, channel},
     kind::mapping_of,
     metrics::NatMetrics,
     task::{Nat, News},
+    turn::{Relayed, Request as TurnRequest, Response as TurnResponse, Sockets, Talk, talk},
 };
 pub use self::{
     config::{
@@ -40,4 +45,8 @@ pub use self::{
     mapping::{By, Transport},
     reachability::{Standing, State, Verdict},
     stun::Outcome as StunOutcome,
+    turn::{
+        TurnCarrier, TurnConfig, TurnEnabled, TurnOutcome, TurnServer, TurnServerError,
+        TurnUpgrade, TurnView,
+    },
 };

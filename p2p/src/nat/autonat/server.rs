@@ -4,7 +4,6 @@
 //! is whoever names an address that this node does not dial: one that its policy does not allow, or
 //! whose IP was dialled too often of late.
 
-use super::rates::Rates;
 use crate::{
     Multiaddr, PeerId, connections::Door, nat::config::Server as Config, peers::dialling::judge,
 };
@@ -45,7 +44,7 @@ impl Behaviour {
         Self {
             inner: server::Behaviour::default(),
             door,
-            rates: Rates::new(config),
+            rates: Rates::new(config.per_minute, config.peer_per_minute, config.max_peers),
             max_dials: config.max_dials,
             dials: HashMap::new(),
             starting: 0,

@@ -290,7 +290,9 @@ impl Turn {
             return fail("nat.turn.servers", "must be at most 8");
         }
         let fit = |wait: &Wait| !wait.is_zero() && **wait <= Duration::from_secs(10);
-        if self.retransmit.is_empty() || self.retransmit.len() > 8 || !self.retransmit.iter().all(fit)
+        if self.retransmit.is_empty()
+            || self.retransmit.len() > 8
+            || !self.retransmit.iter().all(fit)
         {
             return fail("nat.turn.retransmit", "must be 1 to 8 waits of at most 10 s");
         }

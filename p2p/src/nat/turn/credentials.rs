@@ -167,7 +167,9 @@ mod tests {
 
     #[test]
     fn what_is_no_name_and_password_is_refused() {
-        for bad in ["", "user", "user\n", "\npass", "user\npass\nmore", "us\u{7}er\npass", "u\n\u{1}"] {
+        for bad in
+            ["", "user", "user\n", "\npass", "user\npass\nmore", "us\u{7}er\npass", "u\n\u{1}"]
+        {
             assert_eq!(Credentials::parse(bad), None, "{bad:?}");
         }
         assert!(Credentials::parse("user:1\r\na: b\r\n\r\n").is_some());
@@ -207,6 +209,9 @@ mod tests {
         std::fs::write(&path, format!("user\n{}", "p".repeat(4096))).unwrap();
         assert!(matches!(Credentials::read(&path).await, Err(CredentialsError::Content)));
         std::fs::write(&path, "user\npass").unwrap();
-        assert_eq!(Credentials::read(&path).await.unwrap(), Credentials::parse("user\npass").unwrap());
+        assert_eq!(
+            Credentials::read(&path).await.unwrap(),
+            Credentials::parse("user\npass").unwrap()
+        );
     }
 }

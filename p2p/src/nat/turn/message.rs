@@ -206,7 +206,8 @@ fn data(message: &StunMessage) -> Option<Read> {
 
 fn done(message: &StunMessage) -> Answer {
     let relayed = message.get::<XorRelayedAddress>();
-    let relayed = relayed.and_then(|a| a.as_xor_relayed_address().ok()).map(|a| *a.socket_address());
+    let relayed =
+        relayed.and_then(|a| a.as_xor_relayed_address().ok()).map(|a| *a.socket_address());
     let mapped = message.get::<XorMappedAddress>();
     let mapped = mapped.and_then(|a| a.as_xor_mapped_address().ok()).map(|a| *a.socket_address());
     let lifetime = message.get::<LifeTime>();

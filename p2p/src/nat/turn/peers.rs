@@ -139,8 +139,8 @@ impl Peers {
             Some(if is_used { renewed } else { (ends + after).max(used + idle) })
         };
         let permissions = self.permissions.values();
-        let permissions =
-            permissions.filter_map(|known| next(known.ends, known.asked, known.used, Duration::ZERO));
+        let permissions = permissions
+            .filter_map(|known| next(known.ends, known.asked, known.used, Duration::ZERO));
         let channels = self.channels.values().filter_map(|known| {
             let at = next(known.ends, known.asked, known.used, QUARANTINE)?;
             Some(at.max(known.not_before))

@@ -54,8 +54,6 @@ pub(super) struct Shown {
     pub(super) allocation: Option<Allocation>,
     pub(super) permissions: usize,
     pub(super) channels: usize,
-    pub(super) sent: u64,
-    pub(super) received: u64,
     /// Why there was no allocation, or the one before ended.
     pub(super) last: Option<Outcome>,
 }
@@ -211,10 +209,7 @@ impl Worker {
     }
 
     /// Where the server is, and what it is told.
-    async fn prepare(
-        &self,
-        server: &Server,
-    ) -> Result<(SocketAddr, Option<Credentials>), Outcome> {
+    async fn prepare(&self, server: &Server) -> Result<(SocketAddr, Option<Credentials>), Outcome> {
         let credentials = match &self.config.credentials {
             Some(path) => Some(Credentials::read(path).await.map_err(|error| {
                 tracing::warn!(%error, "no TURN server is asked");
@@ -303,7 +298,8 @@ impl<'a> Session<'a> {
                 order = self.worker.joints.orders.recv(), if self.closing.is_none() => {
                     self.order(order);
                 }
-                () = until(wakes_at) => {}
+                // Something may have ended for want of use.
+                () = until(wakes_at) => self.show(),
             }
         };
         self.ended(end).await
@@ -311,7 +307,9 @@ impl<'a> Session<'a> {
 
     /// Tells what has happened to whom it concerns.
     async fn take_in(&mut self) {
-        for event in self.client.events() {
+        let events = self.client.events();
+        let changed = !events.is_empty();
+        for event in events {
             match event {
                 Event::Answered(asked, outcome) => self.worker.metrics.answered(asked, outcome),
                 Event::Dropped(bad) => self.worker.metrics.bad(bad),
@@ -322,7 +320,9 @@ impl<'a> Session<'a> {
                 Event::Opened(allocation) => self.opened(allocation).await,
             }
         }
-        self.show();
+        if changed {
+            self.show();
+        }
     }
 
     async fn opened(&mut self, allocation: Allocation) {
@@ -335,7 +335,7 @@ impl<'a> Session<'a> {
         self.worker.tell([Told::Opened { relayed, mapped }]).await;
     }
 
-    /// Shows how things stand, and wakes nobody with it.
+    /// Shows how things stand.
     fn show(&self) {
         let (permissions, channels) = self.client.counts(Instant::now());
         let allocation = self.client.allocation();
@@ -343,11 +343,9 @@ impl<'a> Session<'a> {
         metrics.allocations.set(u64::from(allocation.is_some()));
         metrics.permissions.set(gauge(permissions));
         metrics.channels.set(gauge(channels));
-        let (sent, received) = (metrics.bytes_sent.get(), metrics.bytes_received.get());
-        self.worker.joints.shown.send_if_modified(|shown| {
+        self.worker.joints.shown.send_modify(|shown| {
             (shown.permissions, shown.channels) = (permissions, channels);
-            (shown.sent, shown.received, shown.allocation) = (sent, received, allocation);
-            false
+            shown.allocation = allocation;
         });
     }
 
