@@ -120,6 +120,7 @@ impl Driver {
         // what ends after it.
         let begun = tokio::time::Instant::now();
         overlay.close(begun + close_timeout * 3 / 4).await;
+        overlay.nat.release();
         if timeout_at(begun + close_timeout, overlay.save()).await.is_err() {
             tracing::warn!("not all that is kept over a restart could be written in time");
         }
@@ -224,7 +225,8 @@ impl Running {
         let Deps { identity, genesis_hash, reputation, metrics, .. } = deps;
         let protocols = Protocols::new(&genesis_hash);
         let policy = config.address_policy;
-        let transport = transport::build(&config, &identity, &door, &metrics)?;
+        let sockets = nat::Sockets::default();
+        let transport = transport::build(&config, &identity, &door, &sockets, &metrics)?;
         let behaviour = Behaviour::new(
             &config,
             &identity,
@@ -247,7 +249,8 @@ impl Running {
         );
         // Ends when `gossip` is dropped.
         tasks.spawn(validation.run());
-        let nat = Nat::start(&config, metrics.nat.clone(), tasks, Instant::now());
+        let local = identity.peer_id();
+        let nat = Nat::start(&config, local, sockets, metrics.nat.clone(), tasks, Instant::now());
         let tasks = tasks.clone();
         let settings = swarm::Config::with_executor(move |task| {
             tasks.spawn(task);
@@ -346,10 +349,10 @@ impl Running {
                 num_established,
                 ..
             } => {
-                self.peers.on_established(peer_id, connection_id, &endpoint, now);
-                self.nat.on_established(connection_id, &endpoint, now);
+                let over_turn = self.nat.on_established(peer_id, connection_id, &endpoint, now);
+                self.peers.on_established(peer_id, connection_id, &endpoint, over_turn, now);
                 self.bootstrap.on_connected(&peer_id, now);
-                if endpoint.is_dialer() {
+                if endpoint.is_dialer() && !over_turn {
                     self.on_reached(&peer_id, connection_id, num_established.get() > 1);
                 }
                 let behaviours = self.swarm.behaviour_mut().gossip();
@@ -357,14 +360,16 @@ impl Running {
                 self.gossip.on_connected(peer_id, ip, behaviours, now);
             }
             SwarmEvent::ConnectionClosed { peer_id, connection_id, .. } => {
-                self.nat.on_closed(connection_id, now);
+                self.nat.on_closed(&peer_id, connection_id, now);
                 if self.peers.on_closed(&peer_id, connection_id, now, unix_ms()) {
                     self.gossip.on_disconnected(&peer_id);
                 }
             }
             SwarmEvent::OutgoingConnectionError { peer_id, connection_id, error, .. } => {
                 tracing::debug!(%error, "dialling failed");
-                if self.door.is_dial_back(connection_id) {
+                if self.nat.on_dial_failed(connection_id, now)
+                    || self.door.is_dial_back(connection_id)
+                {
                     // It says something of an address, and nothing of the peer.
                     return Ok(());
                 }
@@ -387,6 +392,8 @@ impl Running {
                 tracing::info!(%address, "overlay no longer listens");
                 self.nat.on_silent(&address, now);
             }
+            SwarmEvent::ListenerClosed { listener_id, .. }
+                if self.nat.is_turn_listener(listener_id) => {}
             SwarmEvent::ListenerClosed { reason, addresses, .. } => {
                 let reason = reason.err().map_or_else(|| "closed".to_owned(), |e| e.to_string());
                 tracing::warn!(?addresses, reason, "an overlay listener has closed");
@@ -458,6 +465,7 @@ impl Running {
             }
             BehaviourEvent::Mdns(mdns::Event::Expired(_)) => {}
             BehaviourEvent::Autonat(tested) => self.nat.on_tested(tested, now),
+            BehaviourEvent::Turn(event) => self.nat.on_turn(event, now),
             // How often, the metrics say.
             BehaviourEvent::DialBacks(_) => {}
             BehaviourEvent::Connections(never) | BehaviourEvent::Dialling(never) => match never {},
@@ -519,7 +527,7 @@ impl Running {
 
     /// After every turn: starts what waits, and tells watchers what has changed.
     fn advance(&mut self) {
-        self.nat.advance(&mut self.swarm, Instant::now());
+        self.nat.advance(&mut self.swarm, &self.door, Instant::now());
         self.check_peers();
         self.dht.advance(self.swarm.behaviour_mut().dht(), Instant::now(), unix_ms());
         while let Some(dht::Output::Located(peer, addrs)) = self.dht.next_output() {

@@ -1,11 +1,12 @@
 //! What reachability counts.
 
 use super::{
-    NatType, Standing, State, TurnMetrics,
+    NatType, Standing, State,
     autonat::server::SERVED,
     mapping::{By, Failed, Held},
     reachability::{DialBack, Reachability, Verdict},
     stun,
+    turn::TurnMetrics,
 };
 use crate::metrics::{Maker, gauge};
 use prometheus_endpoint::{CounterVec, Gauge, GaugeVec, PrometheusError, U64};

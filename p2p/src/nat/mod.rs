@@ -27,14 +27,13 @@ mod stun;
 mod task;
 mod turn;
 
-use self::turn::TurnMetrics;
 pub(crate) use self::{
     autonat::{client, server},
     handle::{Command, channel},
     kind::mapping_of,
     metrics::NatMetrics,
     task::{Nat, News},
-    turn::{Relayed, Request as TurnRequest, Response as TurnResponse, Sockets, Talk, talk},
+    turn::{Relayed, Sockets, Talk, talk},
 };
 pub use self::{
     config::{

@@ -8,18 +8,24 @@ use super::{
     metrics::NatMetrics,
     reachability::{Action, DialBack, Event, Reachability, Shown},
     stun::{self, Ask, Heard, Outcome},
+    turn::{Part, Request, Response, Sockets, Told as TurnTold},
 };
 use crate::{
-    AddressPolicy, Multiaddr,
+    AddressPolicy, Multiaddr, PeerId,
     address::{IpGroup, ip_of, is_udp, without_peer},
     behaviour::Behaviour,
+    connections::Door,
 };
 use futures::StreamExt;
 use if_watch::{IfEvent, tokio::IfWatcher};
 use libp2p::{
     Swarm,
-    core::{ConnectedPoint, transport::PortUse},
+    core::{
+        ConnectedPoint,
+        transport::{ListenerId, PortUse},
+    },
     multiaddr::Protocol,
+    request_response,
     swarm::ConnectionId,
 };
 use std::{
@@ -38,6 +44,7 @@ const TOLD: usize = 64;
 pub(crate) enum News {
     Stun(Heard),
     Mapping(Told),
+    Turn(TurnTold),
     Interfaces(IfEvent),
 }
 
@@ -89,6 +96,7 @@ pub(crate) struct Nat {
     connections: HashMap<ConnectionId, Connection>,
     /// Ports that are listened on, and by how many addresses.
     ports: HashMap<Port, usize>,
+    turn: Part,
     interfaces: Option<IfWatcher>,
     /// The machine's addresses now, and as they were when reachability last heard of them.
     ips: BTreeSet<IpAddr>,
@@ -103,6 +111,8 @@ impl Nat {
     /// Begins; its tasks end when it is closed or dropped.
     pub(crate) fn start(
         config: &crate::Config,
+        local: PeerId,
+        sockets: Sockets,
         metrics: Arc<NatMetrics>,
         tasks: &TaskTracker,
         now: Instant,
@@ -135,6 +145,7 @@ impl Nat {
         } else {
             None
         };
+        let turn = Part::start(config, local, sockets, network, metrics.turn.clone(), tasks);
         Self {
             policy,
             stun_servers: nat.stun.servers.clone(),
@@ -147,6 +158,7 @@ impl Nat {
             servers: HashMap::new(),
             connections: HashMap::new(),
             ports: HashMap::new(),
+            turn,
             interfaces,
             ips: BTreeSet::new(),
             known_ips: None,
@@ -180,6 +192,7 @@ impl Nat {
         tokio::select! {
             Some(heard) = heard => News::Stun(heard),
             Some(told) = told => News::Mapping(told),
+            Some(told) = self.turn.told() => News::Turn(told),
             Some(Ok(event)) = interfaces => News::Interfaces(event),
             else => std::future::pending().await,
         }
@@ -200,6 +213,10 @@ impl Nat {
             News::Mapping(Told::Lost(addr)) => {
                 tracing::info!(%addr, "the router no longer maps this address");
                 self.tell(Event::Unmapped(addr), now);
+            }
+            News::Turn(told) => {
+                self.turn.on_told(told, now);
+                self.due = true;
             }
             News::Interfaces(IfEvent::Up(net)) => {
                 self.ips.insert(net.addr());
@@ -250,23 +267,50 @@ impl Nat {
         self.tell(Event::Silent(addr.clone()), now);
     }
 
+    /// A connection is there. Whether it leads over a TURN server: the address on the other side is
+    /// none at which that peer can be reached by others, or later.
     pub(crate) fn on_established(
         &mut self,
+        peer: PeerId,
         id: ConnectionId,
         endpoint: &ConnectedPoint,
         now: Instant,
-    ) {
+    ) -> bool {
+        let over_turn = self.turn.on_established(peer, id, endpoint, now);
         let remote = endpoint.get_remote_address();
         let shows_port =
             matches!(endpoint, ConnectedPoint::Dialer { port_use: PortUse::Reuse, .. });
         let connection = Connection { ip: ip_of(remote), udp: is_udp(remote), shows_port };
         self.connections.insert(id, connection);
         self.count(now);
+        over_turn
     }
 
-    pub(crate) fn on_closed(&mut self, id: ConnectionId, now: Instant) {
+    pub(crate) fn on_closed(&mut self, peer: &PeerId, id: ConnectionId, now: Instant) {
+        self.turn.on_closed(peer, id, now);
         self.connections.remove(&id);
         self.count(now);
+    }
+
+    /// A dial has failed. Whether it was one that says nothing of the peer.
+    pub(crate) fn on_dial_failed(&mut self, id: ConnectionId, now: Instant) -> bool {
+        self.due = true;
+        self.turn.on_dial_failed(id, now)
+    }
+
+    /// Whether a listener is one at a TURN server, which comes and goes.
+    pub(crate) fn is_turn_listener(&self, id: ListenerId) -> bool {
+        self.turn.is_listener(id)
+    }
+
+    /// A peer asks to meet at a TURN server, or says whether it does.
+    pub(crate) fn on_turn(
+        &mut self,
+        event: request_response::Event<Request, Response>,
+        now: Instant,
+    ) {
+        self.turn.on_talk(event, now);
+        self.due = true;
     }
 
     fn count(&mut self, now: Instant) {
@@ -280,6 +324,10 @@ impl Nat {
         let Some(connection) = self.connections.get(&id) else { return };
         if let Some(ip) = connection.ip.filter(|_| connection.shows_port) {
             let (addr, by) = (without_peer(addr), IpGroup::of(ip));
+            // That it is seen at the TURN server it knows.
+            if self.turn.is_relayed(&addr) {
+                return;
+            }
             // A relay tells its own address, and a transport cannot change on the way.
             if is_udp(&addr) == connection.udp {
                 self.tell(Event::Observed { addr, by }, now);
@@ -309,16 +357,27 @@ impl Nat {
             let (state, nat, percent) = (state.label(), nat.label(), verdict.confidence);
             tracing::info!(state, nat, percent, "how this node can be reached");
         }
+        self.turn.on_tick(&verdict, self.seen_at(), now);
         self.shown = verdict;
         let held = self.mapping.as_ref().map(|ends| ends.held.borrow().clone()).unwrap_or_default();
         self.metrics.show(&self.reachability, &verdict, &held);
     }
 
+    /// Where others see this node, as STUN servers say and as its addresses are; those first that
+    /// were seen from outside.
+    fn seen_at(&self) -> Vec<SocketAddr> {
+        let by_stun = self.servers.values().filter_map(|server| server.mapped);
+        let own = self.reachability.shown();
+        let own = own.iter().filter_map(|shown| Some(SocketAddr::new(ip_of(shown.addr)?, 0)));
+        by_stun.chain(own).collect()
+    }
+
     /// Does what is to be done; after every turn.
-    pub(crate) fn advance(&mut self, swarm: &mut Swarm<Behaviour>, now: Instant) {
+    pub(crate) fn advance(&mut self, swarm: &mut Swarm<Behaviour>, door: &Door, now: Instant) {
         if !std::mem::take(&mut self.due) {
             return;
         }
+        self.turn.advance(swarm, door, now);
         let servers = swarm.behaviour().autonat.has_servers();
         for action in self.reachability.poll(servers, now) {
             match action {
@@ -411,14 +470,21 @@ impl Nat {
             addresses: self.reachability.shown().into_iter().map(address).collect(),
             mappings: held.iter().map(mapping).collect(),
             stun: self.stun_servers.iter().map(stun).collect(),
+            turn: self.turn.view(now),
         }
     }
 
-    /// Ends the tasks beside this one: the socket is closed, and all mappings are removed.
+    /// Ends the tasks that nothing needs which still closes: the STUN socket is closed, and all mappings
+    /// are removed.
     pub(crate) fn close(&mut self) {
         self.stun = None;
         self.mapping = None;
         self.interfaces = None;
+    }
+
+    /// Gives back the allocation at the TURN server, after the connections over it have closed.
+    pub(crate) fn release(&mut self) {
+        self.turn.close();
     }
 }
 

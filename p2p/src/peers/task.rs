@@ -209,11 +209,13 @@ impl Peers {
         }
     }
 
+    /// A connection is there. Where it leads over a TURN server, its address is nothing to dial again.
     pub(crate) fn on_established(
         &mut self,
         peer: PeerId,
         id: ConnectionId,
         endpoint: &ConnectedPoint,
+        over_turn: bool,
         now: Instant,
     ) {
         let direction = match endpoint {
@@ -222,7 +224,7 @@ impl Peers {
         };
         let remote = ip_of(endpoint.get_remote_address());
         self.table.opened(peer, id, direction, remote, now);
-        if direction == Direction::Outbound {
+        if direction == Direction::Outbound && !over_turn {
             self.table.dialled(&peer, endpoint.get_remote_address());
         }
         self.metrics.connections_established.inc();

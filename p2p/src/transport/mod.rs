@@ -14,6 +14,7 @@ use crate::{
     AddressPolicy, Config, Identity, Metrics, Multiaddr, PeerId, RunError,
     address::{ip_of, without_peer},
     connections::Door,
+    nat::Sockets,
     peers::budget::{Budget, Spent},
 };
 use libp2p::{
@@ -46,6 +47,7 @@ pub(crate) fn build(
     config: &Config,
     identity: &Identity,
     door: &Door,
+    sockets: &Sockets,
     metrics: &Metrics,
 ) -> Result<Boxed<Connection>, RunError> {
     let in_process = config
@@ -79,7 +81,7 @@ pub(crate) fn build(
                 .multiplex(yamux::Config::default())
                 .timeout(HANDSHAKE_TIMEOUT)
                 .boxed();
-            let quic = Quic::new(identity, HANDSHAKE_TIMEOUT, door.clone())?
+            let quic = Quic::new(identity, HANDSHAKE_TIMEOUT, door.clone(), sockets.clone())?
                 .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
             Ok(quic
                 .or_transport(tcp)

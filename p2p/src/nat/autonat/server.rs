@@ -5,7 +5,10 @@
 //! whose IP was dialled too often of late.
 
 use crate::{
-    Multiaddr, PeerId, connections::Door, nat::config::Server as Config, peers::dialling::judge,
+    Multiaddr, PeerId,
+    connections::Door,
+    nat::{config::Server as Config, rates::Rates},
+    peers::dialling::judge,
 };
 use libp2p::{
     autonat::v2::server,

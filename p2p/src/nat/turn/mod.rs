@@ -33,6 +33,8 @@ mod part;
 mod peers;
 mod pending;
 mod socket;
+#[cfg(test)]
+mod tests;
 mod wire;
 mod worker;
 
@@ -46,8 +48,8 @@ pub use self::{
 };
 pub(crate) use self::{
     metrics::TurnMetrics,
-    part::{Part, Talk},
+    part::{Part, Talk, talk},
     socket::{Relayed, Sockets},
-    wire::{Codec, Request, Response},
+    wire::{Request, Response},
     worker::Told,
 };

@@ -34,6 +34,9 @@ pub(super) struct Listener {
     accept: BoxFuture<'static, Option<Incoming>>,
     /// Tells the machine's addresses, if it listens on all of them.
     watcher: Option<IfWatcher>,
+    /// At a TURN server. Nobody is told of the address: it takes nothing but from those who were given
+    /// permission, and peers who were dial it themselves.
+    relayed: bool,
     /// Addresses that were told of: as many as the machine has.
     told: HashSet<IpAddr>,
     state: State,
@@ -49,7 +52,12 @@ impl Listener {
         let bound = endpoint.local_addr()?;
         let watcher = bound.ip().is_unspecified().then(IfWatcher::new).transpose()?;
         let (accept, told) = (next(&endpoint), HashSet::new());
-        Ok(Self { id, endpoint, bound, accept, watcher, told, state: State::Open })
+        Ok(Self { id, endpoint, bound, accept, watcher, relayed: false, told, state: State::Open })
+    }
+
+    /// One at a TURN server.
+    pub(super) fn relayed(id: ListenerId, endpoint: Endpoint) -> io::Result<Self> {
+        Ok(Self { relayed: true, ..Self::new(id, endpoint)? })
     }
 
     pub(super) fn id(&self) -> ListenerId {
@@ -68,8 +76,14 @@ impl Listener {
     pub(super) fn reaches(&self, to: SocketAddr) -> bool {
         let from = self.bound.ip();
         self.state == State::Open
+            && !self.relayed
             && from.is_ipv4() == to.is_ipv4()
             && (from.is_unspecified() || from.is_loopback() == to.ip().is_loopback())
+    }
+
+    /// Whether it is one at a TURN server from which this address can be dialled.
+    pub(super) fn is_relayed_to(&self, to: SocketAddr) -> bool {
+        self.relayed && self.state == State::Open && self.bound.is_ipv4() == to.is_ipv4()
     }
 
     /// Closes the socket's connections too.
@@ -125,7 +139,7 @@ impl Listener {
     fn poll_addresses(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
         let listener_id = self.id;
         let Some(watcher) = &mut self.watcher else {
-            return if self.told.insert(self.bound.ip()) {
+            return if !self.relayed && self.told.insert(self.bound.ip()) {
                 let listen_addr = multiaddr(self.bound);
                 Poll::Ready(TransportEvent::NewAddress { listener_id, listen_addr })
             } else {

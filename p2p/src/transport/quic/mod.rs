@@ -14,7 +14,7 @@ mod listener;
 mod muxer;
 
 use self::{config::Settings, listener::Listener, muxer::Muxer};
-use crate::{Identity, Multiaddr, PeerId, RunError, connections::Door};
+use crate::{Identity, Multiaddr, PeerId, RunError, connections::Door, nat::Sockets};
 use futures::{FutureExt, future::BoxFuture};
 use libp2p::{
     Transport,
@@ -69,6 +69,8 @@ pub(super) struct Quic {
     first: usize,
     /// Endpoints that only dial, where no listener fits: one for IPv4, one for IPv6.
     dialers: [Option<quinn::Endpoint>; 2],
+    /// Addresses at TURN servers.
+    sockets: Sockets,
     waker: Option<Waker>,
 }
 
@@ -77,6 +79,7 @@ impl Quic {
         identity: &Identity,
         handshake_timeout: Duration,
         door: Door,
+        sockets: Sockets,
     ) -> Result<Self, RunError> {
         Ok(Self {
             settings: Settings::new(identity.keypair())?,
@@ -85,6 +88,7 @@ impl Quic {
             listeners: Vec::new(),
             first: 0,
             dialers: [None, None],
+            sockets,
             waker: None,
         })
     }
@@ -98,6 +102,11 @@ impl Quic {
     /// From which socket to dial: one that listens, so that others see the port this node is
     /// reached at; else one that is kept for dialling.
     fn endpoint_to(&mut self, to: SocketAddr, reuse: bool) -> io::Result<quinn::Endpoint> {
+        if self.sockets.goes_through(to) {
+            let relayed = self.listeners.iter().find(|listener| listener.is_relayed_to(to));
+            let listener = relayed.ok_or(io::ErrorKind::AddrNotAvailable)?;
+            return Ok(listener.endpoint().clone());
+        }
         if !reuse {
             return config::dialling(to);
         }
@@ -127,8 +136,17 @@ impl Transport for Quic {
         let Some(socket) = socket_addr(&addr) else {
             return Err(TransportError::MultiaddrNotSupported(addr));
         };
-        let endpoint = self.settings.listening(socket).map_err(Error::Io)?;
-        self.listeners.push(Listener::new(id, endpoint).map_err(Error::Io)?);
+        let listener = match self.sockets.take(socket) {
+            Some(relayed) => {
+                let endpoint = self.settings.relayed(relayed).map_err(Error::Io)?;
+                Listener::relayed(id, endpoint).map_err(Error::Io)?
+            }
+            None => {
+                let endpoint = self.settings.listening(socket).map_err(Error::Io)?;
+                Listener::new(id, endpoint).map_err(Error::Io)?
+            }
+        };
+        self.listeners.push(listener);
         self.wake();
         Ok(())
     }
