@@ -393,7 +393,7 @@ impl Running {
                 self.nat.on_silent(&address, now);
             }
             SwarmEvent::ListenerClosed { listener_id, .. }
-                if self.nat.is_turn_listener(listener_id) => {}
+                if self.nat.on_listener_closed(listener_id) => {}
             SwarmEvent::ListenerClosed { reason, addresses, .. } => {
                 let reason = reason.err().map_or_else(|| "closed".to_owned(), |e| e.to_string());
                 tracing::warn!(?addresses, reason, "an overlay listener has closed");

@@ -8,7 +8,7 @@ use super::{
     metrics::NatMetrics,
     reachability::{Action, DialBack, Event, Reachability, Shown},
     stun::{self, Ask, Heard, Outcome},
-    turn::{Part, Request, Response, Sockets, Told as TurnTold},
+    turn::{Over, Part, Request, Response, Sockets, Told as TurnTold},
 };
 use crate::{
     AddressPolicy, Multiaddr, PeerId,
@@ -276,14 +276,16 @@ impl Nat {
         endpoint: &ConnectedPoint,
         now: Instant,
     ) -> bool {
-        let over_turn = self.turn.on_established(peer, id, endpoint, now);
+        let over = self.turn.on_established(peer, id, endpoint, now);
         let remote = endpoint.get_remote_address();
         let shows_port =
             matches!(endpoint, ConnectedPoint::Dialer { port_use: PortUse::Reuse, .. });
-        let connection = Connection { ip: ip_of(remote), udp: is_udp(remote), shows_port };
+        // How this node speaks to its TURN server does not show whether UDP gets out.
+        let udp = is_udp(remote) && over != Some(Over::Own);
+        let connection = Connection { ip: ip_of(remote), udp, shows_port };
         self.connections.insert(id, connection);
         self.count(now);
-        over_turn
+        over.is_some()
     }
 
     pub(crate) fn on_closed(&mut self, peer: &PeerId, id: ConnectionId, now: Instant) {
@@ -298,9 +300,9 @@ impl Nat {
         self.turn.on_dial_failed(id, now)
     }
 
-    /// Whether a listener is one at a TURN server, which comes and goes.
-    pub(crate) fn is_turn_listener(&self, id: ListenerId) -> bool {
-        self.turn.is_listener(id)
+    /// A listener has closed. Whether it was one at a TURN server, which comes and goes.
+    pub(crate) fn on_listener_closed(&mut self, id: ListenerId) -> bool {
+        self.turn.on_listener_closed(id)
     }
 
     /// A peer asks to meet at a TURN server, or says whether it does.

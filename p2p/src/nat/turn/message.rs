@@ -245,3 +245,67 @@ pub(super) fn is_authentic(bytes: &[u8], signed: &Signature) -> bool {
         false => message.get::<MessageIntegrity>().is_some(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nat::turn::credentials::Credentials;
+
+    const ID: Id = *b"abcdefghijkl";
+
+    fn at(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    /// The attributes of a message: type and value.
+    fn attributes(bytes: &[u8]) -> Vec<(u16, Vec<u8>)> {
+        let mut found = Vec::new();
+        let mut rest = &bytes[20..];
+        while !rest.is_empty() {
+            let kind = u16::from_be_bytes([rest[0], rest[1]]);
+            let length = usize::from(u16::from_be_bytes([rest[2], rest[3]]));
+            found.push((kind, rest[4..4 + length].to_vec()));
+            rest = &rest[4 + length.next_multiple_of(4)..];
+        }
+        found
+    }
+
+    #[test]
+    fn requests_are_as_the_rfc_lays_them_out() {
+        let plain = request(ID, &Request::Allocate { v6: false, lifetime: 600 }, None).unwrap();
+        assert_eq!(plain[..8], [0, 3, 0, 16, 0x21, 0x12, 0xa4, 0x42]);
+        assert_eq!(plain[8..20], ID);
+        // REQUESTED-TRANSPORT: UDP is 17. LIFETIME.
+        let wanted = [(0x19, vec![17, 0, 0, 0]), (0xd, vec![0, 0, 2, 0x58])];
+        assert_eq!(attributes(&plain), wanted);
+        let v6 = request(ID, &Request::Allocate { v6: true, lifetime: 600 }, None).unwrap();
+        assert_eq!(attributes(&v6)[2], (0x17, vec![2, 0, 0, 0]));
+        let bind = Request::Bind { number: 0x4001, peer: at("1.2.3.4:5") };
+        let bind = request(ID, &bind, None).unwrap();
+        assert_eq!(bind[..2], [0, 9]);
+        // Port and address are combined with the magic cookie (RFC 8489, 14.2).
+        let xored = vec![0, 1, 0x21, 0x17, 0x20, 0x10, 0xa7, 0x46];
+        assert_eq!(attributes(&bind), [(0xc, vec![0x40, 1, 0, 0]), (0x12, xored)]);
+        assert_eq!(keep_alive(ID).unwrap()[..4], [0, 0x11, 0, 0]);
+    }
+
+    #[test]
+    fn a_signed_request_proves_the_key_and_its_answer_is_believed_for_the_same_reason() {
+        let credentials = Credentials::parse("user\npass").unwrap();
+        let challenge = Challenge {
+            realm: Realm::new("realm").unwrap(),
+            nonce: Nonce::new("nonce").unwrap(),
+            algorithms: None,
+        };
+        let signed = credentials.answer(&challenge).unwrap();
+        let bytes = request(ID, &Request::Refresh { lifetime: 0 }, Some(&signed)).unwrap();
+        let kinds: Vec<u16> = attributes(&bytes).into_iter().map(|(kind, _)| kind).collect();
+        assert_eq!(kinds, [0xd, 0x6, 0x14, 0x15, 0x8], "user name, realm, nonce, and the proof");
+        assert!(is_authentic(&bytes, &signed));
+        let other = Credentials::parse("user\nother").unwrap().answer(&challenge).unwrap();
+        assert!(!is_authentic(&bytes, &other));
+        let plain = request(ID, &Request::Refresh { lifetime: 0 }, None).unwrap();
+        assert!(!is_authentic(&plain, &signed), "no proof is no proof");
+        assert!(!bytes.windows(4).any(|four| four == b"pass"));
+    }
+}

@@ -48,7 +48,7 @@ pub use self::{
 };
 pub(crate) use self::{
     metrics::TurnMetrics,
-    part::{Part, Talk, talk},
+    part::{Over, Part, Talk, talk},
     socket::{Relayed, Sockets},
     wire::{Request, Response},
     worker::Told,

@@ -77,6 +77,15 @@ pub struct TurnView {
     pub meetings: usize,
 }
 
+/// Over whose TURN server a connection leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::nat) enum Over {
+    /// This node's.
+    Own,
+    /// The peer's, and to there directly.
+    Theirs,
+}
+
 /// The ends of the channels to the worker.
 struct WorkerEnds {
     /// As many as may be met, and whether an allocation is wanted.
@@ -105,12 +114,14 @@ pub(crate) struct Part {
     orders: VecDeque<Order>,
     mapped: Option<SocketAddr>,
     listens: Option<Listens>,
-    /// Listeners of allocations that are over, to be closed.
+    /// Listeners of allocations that are over: those to be closed, and those of which it was not heard
+    /// yet that they are.
     over: Vec<ListenerId>,
+    closing: HashSet<ListenerId>,
     answers: HashMap<PeerId, ResponseChannel<Response>>,
     requests: HashMap<OutboundRequestId, PeerId>,
-    /// Dials of relayed addresses under way.
-    dials: HashMap<ConnectionId, PeerId>,
+    /// Dials of relayed addresses under way, and whether they are from this node's own.
+    dials: HashMap<ConnectionId, (PeerId, bool)>,
     /// Connections over circuits, and those over TURN.
     circuits: HashSet<ConnectionId>,
     relayed: HashSet<ConnectionId>,
@@ -149,6 +160,7 @@ impl Part {
             mapped: None,
             listens: None,
             over: Vec::new(),
+            closing: HashSet::new(),
             answers: HashMap::new(),
             requests: HashMap::new(),
             dials: HashMap::new(),
@@ -180,29 +192,32 @@ impl Part {
         }
     }
 
-    /// A connection is there. Whether it leads over a TURN server.
+    /// A connection is there. Over whose TURN server it leads, if over any.
     pub(in crate::nat) fn on_established(
         &mut self,
         peer: PeerId,
         id: ConnectionId,
         endpoint: &ConnectedPoint,
         now: Instant,
-    ) -> bool {
-        let dialled = self.dials.remove(&id).is_some();
-        let listened = match endpoint {
-            ConnectedPoint::Listener { local_addr, .. } => self.is_relayed(local_addr),
-            ConnectedPoint::Dialer { .. } => false,
+    ) -> Option<Over> {
+        let over = match (self.dials.remove(&id), endpoint) {
+            (Some((_, true)), _) => Some(Over::Own),
+            (Some((_, false)), _) => Some(Over::Theirs),
+            (None, ConnectedPoint::Listener { local_addr, .. }) => {
+                self.is_relayed(local_addr).then_some(Over::Own)
+            }
+            (None, ConnectedPoint::Dialer { .. }) => None,
         };
-        let (circuit, turn) = (endpoint.is_relayed(), dialled || listened);
+        let circuit = endpoint.is_relayed();
         if circuit {
             self.circuits.insert(id);
         }
-        if turn {
+        if over.is_some() {
             tracing::debug!(%peer, "connected over a TURN server");
             self.relayed.insert(id);
         }
         self.meetings.on_connected(peer, circuit, now);
-        turn
+        over
     }
 
     /// Whether an address is this node's own at its TURN server.
@@ -210,10 +225,9 @@ impl Part {
         self.listens.as_ref().is_some_and(|listens| multiaddr(listens.relayed) == *addr)
     }
 
-    /// Whether a listener is that of an allocation.
-    pub(in crate::nat) fn is_listener(&self, id: ListenerId) -> bool {
-        self.listens.as_ref().is_some_and(|listens| listens.id == Some(id))
-            || self.over.contains(&id)
+    /// A listener has closed. Whether it was that of an allocation.
+    pub(in crate::nat) fn on_listener_closed(&mut self, id: ListenerId) -> bool {
+        self.listens.take_if(|listens| listens.id == Some(id)).is_some() || self.closing.remove(&id)
     }
 
     /// Whether a connection leads over a TURN server.
@@ -229,7 +243,7 @@ impl Part {
 
     /// A dial has failed. Whether it was one of a relayed address, which says nothing of the peer.
     pub(in crate::nat) fn on_dial_failed(&mut self, id: ConnectionId, now: Instant) -> bool {
-        let Some(peer) = self.dials.remove(&id) else { return false };
+        let Some((peer, _)) = self.dials.remove(&id) else { return false };
         self.meetings.on_dial_failed(&peer, now);
         true
     }
@@ -326,7 +340,7 @@ impl Part {
                     if through {
                         self.sockets.go_through(to);
                     }
-                    self.dial(peer, to, swarm, door, now);
+                    self.dial(peer, (to, through), swarm, door, now);
                 }
                 Action::Ended { by_peer, met } => {
                     tracing::debug!(by_peer, outcome = met.label(), "a meeting at a TURN server");
@@ -340,7 +354,9 @@ impl Part {
     /// Listens at a new allocation, and no longer at old ones.
     fn listen(&mut self, swarm: &mut Swarm<Behaviour>) {
         for id in std::mem::take(&mut self.over) {
-            swarm.remove_listener(id);
+            if swarm.remove_listener(id) {
+                self.closing.insert(id);
+            }
         }
         if let Some(listens) = self.listens.as_mut().filter(|listens| listens.id.is_none()) {
             match swarm.listen_on(multiaddr(listens.relayed)) {
@@ -373,7 +389,7 @@ impl Part {
     fn dial(
         &mut self,
         peer: PeerId,
-        to: SocketAddr,
+        (to, through): (SocketAddr, bool),
         swarm: &mut Swarm<Behaviour>,
         door: &Door,
         now: Instant,
@@ -387,7 +403,7 @@ impl Part {
         door.expect(&peer);
         door.dials_back(id);
         match swarm.dial(opts) {
-            Ok(()) => drop(self.dials.insert(id, peer)),
+            Ok(()) => drop(self.dials.insert(id, (peer, through))),
             Err(error) => {
                 tracing::debug!(%peer, %error, "a relayed address is not dialled");
                 self.meetings.on_dial_failed(&peer, now);
