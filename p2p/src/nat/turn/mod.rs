@@ -9,7 +9,7 @@
 //!      └── orders: is an allocation wanted, who gets permission ──▶ Worker, which holds the Session
 //! ```
 //!
-//! [`worker`] is one task with one socket to one server at a time. What it asks and what answers mean is
+//! [`worker`] is one task with one socket to one server at a time ([`session`]). What it asks and what answers mean is
 //! decided by [`client`] with [`peers`]; the bytes are those of [`message`] and [`frame`]. An
 //! allocation becomes a socket ([`socket`], which says why it is that and no shim on loopback) on which
 //! the transport listens as on any other, except that nobody is told of the address: it takes nothing
@@ -32,6 +32,7 @@ mod outcome;
 mod part;
 mod peers;
 mod pending;
+mod session;
 mod socket;
 #[cfg(test)]
 mod tests;
