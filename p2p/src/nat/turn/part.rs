@@ -73,13 +73,15 @@ pub struct TurnView {
     pub bytes_sent: u64,
     /// Bytes of QUIC received over TURN since the start.
     pub bytes_received: u64,
+    /// Connections over TURN, at this node's relayed address and at those of others.
+    pub connections: usize,
     /// Peers with which a connection over TURN is being made.
     pub meetings: usize,
 }
 
 /// Over whose TURN server a connection leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::nat) enum Over {
+pub(crate) enum Over {
     /// This node's.
     Own,
     /// The peer's, and to there directly.
@@ -228,11 +230,6 @@ impl Part {
     /// A listener has closed. Whether it was that of an allocation.
     pub(in crate::nat) fn on_listener_closed(&mut self, id: ListenerId) -> bool {
         self.listens.take_if(|listens| listens.id == Some(id)).is_some() || self.closing.remove(&id)
-    }
-
-    /// Whether a connection leads over a TURN server.
-    pub(in crate::nat) fn carries(&self, id: ConnectionId) -> bool {
-        self.relayed.contains(&id)
     }
 
     pub(in crate::nat) fn on_closed(&mut self, peer: &PeerId, id: ConnectionId, now: Instant) {
@@ -424,6 +421,7 @@ impl Part {
             channels: shown.channels,
             bytes_sent: self.metrics.bytes_sent.get(),
             bytes_received: self.metrics.bytes_received.get(),
+            connections: self.relayed.len(),
             meetings: self.meetings.underway(),
         })
     }

@@ -4,6 +4,9 @@
 //! response: the same of the other, or why not. Whoever is asked gives the asker's addresses permission
 //! before it answers. Each message ends with its side of the stream and is read only up to its bound.
 
+// In what the derive makes of an enum: codec casts the discriminant.
+#![allow(clippy::cast_possible_truncation)]
+
 use crate::AddressPolicy;
 use codec::{Decode, DecodeAll, Encode};
 use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
