@@ -1,6 +1,6 @@
 //! Which addresses may be dialled, kept and handed on.
 
-use crate::Multiaddr;
+use crate::{Multiaddr, PeerId};
 use libp2p::multiaddr::Protocol;
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -24,9 +24,10 @@ pub enum AddressPolicy {
 }
 
 impl AddressPolicy {
-    /// Whether the address may be dialled, stored or passed on.
+    /// Whether the address may be dialled, stored or passed on. None through a relay is; see
+    /// [`Self::allows_circuit`].
     pub fn allows(self, addr: &Multiaddr) -> bool {
-        if addr.len() > MAX_ADDRESS_BYTES {
+        if addr.len() > MAX_ADDRESS_BYTES || is_circuit(addr) {
             return false;
         }
         let mut parts = addr.iter();
@@ -41,7 +42,14 @@ impl AddressPolicy {
             Some(Protocol::Tcp(port) | Protocol::Udp(port)) => port,
             _ => 0,
         };
-        host_allowed && port != 0 && !parts.any(|p| matches!(p, Protocol::P2pCircuit))
+        host_allowed && port != 0
+    }
+
+    /// Whether the address is one through a relay, at an address that may be dialled, that may be
+    /// kept and passed on.
+    pub(crate) fn allows_circuit(self, addr: &Multiaddr) -> bool {
+        addr.len() <= MAX_ADDRESS_BYTES
+            && Circuit::of(addr).is_some_and(|circuit| self.allows(&circuit.relay_addr))
     }
 
     /// Whether an IP may be dialled, stored or passed on.
@@ -91,18 +99,67 @@ fn global_v6(ip: Ipv6Addr) -> bool {
     unicast && !documentation && !protocols && !six_to_four
 }
 
-/// The address without a trailing `/p2p/...`.
+/// The address without a trailing `/p2p/...`. One through a relay keeps the relay.
 pub(crate) fn without_peer(addr: &Multiaddr) -> Multiaddr {
-    addr.iter().take_while(|p| !matches!(p, Protocol::P2p(_))).collect()
+    let mut relayed = is_circuit(addr);
+    let rest = addr.iter().take_while(|part| match part {
+        Protocol::P2pCircuit => {
+            relayed = false;
+            true
+        }
+        Protocol::P2p(_) => relayed,
+        _ => true,
+    });
+    rest.collect()
 }
 
-/// Whether an address is of a transport over UDP.
+/// Whether an address leads through a relay.
+pub(crate) fn is_circuit(addr: &Multiaddr) -> bool {
+    addr.iter().any(|part| matches!(part, Protocol::P2pCircuit))
+}
+
+/// An address through a relay, in its parts: `<relay_addr>/p2p/<relay>/p2p-circuit[/p2p/<peer>]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Circuit {
+    pub(crate) relay_addr: Multiaddr,
+    pub(crate) relay: PeerId,
+    /// Who is at the other end, if it says so.
+    pub(crate) peer: Option<PeerId>,
+}
+
+impl Circuit {
+    /// The parts; nothing of an address of any other shape.
+    pub(crate) fn of(addr: &Multiaddr) -> Option<Self> {
+        let mut relay_addr = Multiaddr::empty();
+        let mut parts = addr.iter();
+        let relay = loop {
+            match parts.next()? {
+                Protocol::P2p(relay) => break relay,
+                part => relay_addr.push(part),
+            }
+        };
+        if !matches!(parts.next()?, Protocol::P2pCircuit) {
+            return None;
+        }
+        let peer = match parts.next() {
+            None => None,
+            Some(Protocol::P2p(peer)) => Some(peer),
+            Some(_) => return None,
+        };
+        parts.next().is_none().then_some(Self { relay_addr, relay, peer })
+    }
+}
+
+/// Whether an address is of a transport over UDP. One through a relay is of none.
 pub(crate) fn is_udp(addr: &Multiaddr) -> bool {
-    addr.iter().any(|part| matches!(part, Protocol::Udp(_)))
+    addr.iter().any(|part| matches!(part, Protocol::Udp(_))) && !is_circuit(addr)
 }
 
-/// The IP an address begins with.
+/// The IP an address begins with. One through a relay has none: that IP is the relay's.
 pub(crate) fn ip_of(addr: &Multiaddr) -> Option<IpAddr> {
+    if is_circuit(addr) {
+        return None;
+    }
     match addr.iter().next()? {
         Protocol::Ip4(ip) => Some(ip.into()),
         Protocol::Ip6(ip) => Some(ip.into()),
@@ -214,6 +271,35 @@ mod tests {
     }
 
     #[test]
+    fn an_address_through_a_relay_is_the_relays_and_no_other() {
+        let [relay, peer] = [1, 2].map(|n| crate::identity::peer_id_of(&[n; 32]).unwrap());
+        let at = "/ip4/8.8.8.8/udp/9000/quic-v1";
+        let circuit = addr(&format!("{at}/p2p/{relay}/p2p-circuit"));
+        let with = circuit.clone().with(Protocol::P2p(peer));
+        let parts = Circuit { relay_addr: addr(at), relay, peer: Some(peer) };
+        assert_eq!(Circuit::of(&with), Some(parts.clone()));
+        assert_eq!(Circuit::of(&circuit), Some(Circuit { peer: None, ..parts }));
+        assert_eq!(without_peer(&with), circuit);
+        assert!(is_circuit(&with) && !is_udp(&with) && ip_of(&with).is_none());
+        for policy in [AddressPolicy::Global, AddressPolicy::Any] {
+            assert!(policy.allows_circuit(&with) && !policy.allows(&with));
+            assert!(!policy.allows_circuit(&addr(at)));
+        }
+        let private = addr(&format!("/ip4/10.0.0.1/tcp/1/p2p/{relay}/p2p-circuit"));
+        assert!(!AddressPolicy::Global.allows_circuit(&private));
+        for bad in [
+            format!("{at}/p2p-circuit/p2p/{peer}"),
+            format!("{at}/p2p/{relay}/p2p-circuit/p2p/{peer}/p2p-circuit"),
+            format!("{at}/p2p/{relay}/p2p-circuit/tcp/1"),
+            format!("/memory/1/p2p/{relay}/tcp/1/p2p-circuit"),
+        ] {
+            let bad = addr(&bad);
+            assert_eq!(Circuit::of(&bad), None, "{bad}");
+            assert!(!AddressPolicy::Any.allows(&bad) && !AddressPolicy::Any.allows_circuit(&bad));
+        }
+    }
+
+    #[test]
     fn sources_and_groups_are_as_wide_as_an_owner_of_addresses() {
         let ip = |text: &str| text.parse::<IpAddr>().unwrap();
         let same = |a, b| {
@@ -228,6 +314,14 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn an_address_through_a_relay_is_never_one_without(bytes: Vec<u8>) {
+            let Ok(addr) = Multiaddr::try_from(bytes) else { return Ok(()) };
+            let policy = AddressPolicy::Any;
+            prop_assert!(!(policy.allows(&addr) && policy.allows_circuit(&addr)));
+            prop_assert!(!is_circuit(&without_peer(&addr)) || is_circuit(&addr));
+        }
+
         #[test]
         fn whatever_is_global_is_also_any(ip: [u8; 16], v4: bool) {
             let ip: IpAddr = if v4 {

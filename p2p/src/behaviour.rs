@@ -7,7 +7,7 @@ use crate::{
     peers::{Codec, dialling},
 };
 use libp2p::{
-    identify, mdns, ping,
+    identify, mdns, ping, relay,
     request_response::{self, ProtocolSupport},
     swarm::{NetworkBehaviour, behaviour::toggle::Toggle},
 };
@@ -19,6 +19,7 @@ pub(crate) struct Behaviour {
     connections: connections::Behaviour,
     /// After `connections`, so that a dial refused there is no breaker's trial.
     pub(crate) dialling: dialling::Behaviour,
+    pub(crate) paths: nat::strategies::Behaviour,
     identify: identify::Behaviour,
     ping: ping::Behaviour,
     pub(crate) kad: dht::Behaviour,
@@ -30,6 +31,18 @@ pub(crate) struct Behaviour {
     pub(crate) autonat: nat::client::Behaviour,
     dial_backs: Toggle<nat::server::Behaviour>,
     pub(crate) turn: nat::Talk,
+    pub(crate) relay: nat::relay::Server,
+    circuits: relay::client::Behaviour,
+    punch: Toggle<nat::strategies::Punch>,
+}
+
+/// What the behaviours share with the transport.
+pub(crate) struct Parts {
+    pub(crate) reputation: Arc<dyn Reputation>,
+    pub(crate) door: Door,
+    pub(crate) paths: nat::strategies::Shared,
+    /// The other half of the transport through relays.
+    pub(crate) circuits: relay::client::Behaviour,
 }
 
 impl Behaviour {
@@ -37,10 +50,10 @@ impl Behaviour {
         config: &Config,
         identity: &Identity,
         protocols: &Protocols,
-        reputation: Arc<dyn Reputation>,
-        door: Door,
+        parts: Parts,
         metrics: &Metrics,
     ) -> Result<Self, RunError> {
+        let Parts { reputation, door, paths, circuits } = parts;
         let local = identity.peer_id();
         let policy = config.address_policy;
         let gossip = |channel| {
@@ -53,6 +66,9 @@ impl Behaviour {
             identify::Config::new(protocols.chain().to_owned(), identity.keypair().public())
                 .with_agent_version(config.agent.clone())
                 .with_push_listen_addr_updates(true)
+                // Those that count are external addresses too. What is listened on at a relay is what
+                // the relay says it is.
+                .with_hide_listen_addrs(true)
                 .with_cache_size(0);
         // A convenience of dev chains; a machine without multicast still has its bootnodes.
         let mdns = if config.bootstrap.mdns {
@@ -68,7 +84,18 @@ impl Behaviour {
             let served = metrics.nat.served.clone();
             nat::server::Behaviour::new(&config.nat.server, door.clone(), served)
         });
+        let punch = config
+            .nat
+            .strategies
+            .order
+            .contains(&nat::Strategy::Punch)
+            .then(|| nat::strategies::Punch::new(local, policy, door.clone(), paths.clone()));
+        let server = &config.nat.relay.server;
         Ok(Self {
+            relay: nat::relay::Server::new(local, server, metrics.nat.clone()),
+            circuits,
+            punch: punch.into(),
+            paths: nat::strategies::Behaviour::new(paths, door.clone()),
             autonat: nat::client::Behaviour::new(door.clone(), config.nat.test_timeout),
             dial_backs: dial_backs.into(),
             dialling: dialling::Behaviour::new(

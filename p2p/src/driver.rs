@@ -3,7 +3,7 @@
 use crate::{
     Config, Deps, Metrics, PeerId, Protocols, Reputation, RunError,
     address::ip_of,
-    behaviour::{Behaviour, BehaviourEvent},
+    behaviour::{self, Behaviour, BehaviourEvent},
     bootstrap::{self, Bootstrap},
     connections::{self, Door},
     dht::{self, Dht},
@@ -22,6 +22,7 @@ use libp2p::{
 use std::{
     io,
     net::{SocketAddr, TcpListener},
+    num::NonZeroU8,
     sync::Arc,
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
@@ -30,6 +31,10 @@ use tokio::{
     time::{MissedTickBehavior, interval, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// Addresses of one dial that the swarm lets wait for their turn: more than a dial has, at most 16 of
+/// the routing table and 6 through relays.
+const DIAL_CONCURRENCY: NonZeroU8 = NonZeroU8::new(32).unwrap();
 
 /// Runs the overlay.
 pub struct Driver {
@@ -225,16 +230,17 @@ impl Running {
         let Deps { identity, genesis_hash, reputation, metrics, .. } = deps;
         let protocols = Protocols::new(&genesis_hash);
         let policy = config.address_policy;
+        let paths = nat::strategies::Shared::new(&config.nat.strategies, metrics.nat.clone());
         let sockets = nat::Sockets::default();
-        let transport = transport::build(&config, &identity, &door, &sockets, &metrics)?;
-        let behaviour = Behaviour::new(
-            &config,
-            &identity,
-            &protocols,
-            reputation.clone(),
-            door.clone(),
-            &metrics,
-        )?;
+        let (transport, circuits) =
+            transport::build(&config, &identity, &door, &paths, &sockets, &metrics)?;
+        let parts = behaviour::Parts {
+            reputation: reputation.clone(),
+            door: door.clone(),
+            paths: paths.clone(),
+            circuits,
+        };
+        let behaviour = Behaviour::new(&config, &identity, &protocols, parts, &metrics)?;
         let (gossip, validation) = Gossip::new(
             config.gossip.clone(),
             gossip::Parts {
@@ -249,13 +255,20 @@ impl Running {
         );
         // Ends when `gossip` is dropped.
         tasks.spawn(validation.run());
-        let local = identity.peer_id();
-        let nat = Nat::start(&config, local, sockets, metrics.nat.clone(), tasks, Instant::now());
+        let parts = nat::Parts {
+            local: identity.peer_id(),
+            reputation: reputation.clone(),
+            shared: paths,
+            sockets,
+        };
+        let nat = Nat::start(&config, parts, metrics.nat.clone(), tasks, Instant::now());
         let tasks = tasks.clone();
         let settings = swarm::Config::with_executor(move |task| {
             tasks.spawn(task);
         })
-        .with_idle_connection_timeout(config.peers.idle_timeout);
+        .with_idle_connection_timeout(config.peers.idle_timeout)
+        // All of a peer's addresses have their turn, which `nat::strategies` gives them.
+        .with_dial_concurrency_factor(DIAL_CONCURRENCY);
         let mut swarm = Swarm::new(transport, behaviour, identity.peer_id(), settings);
         for address in &config.listen {
             listen(&mut swarm, address)?;
@@ -352,7 +365,8 @@ impl Running {
                 let over_turn = self.nat.on_established(peer_id, connection_id, &endpoint, now);
                 self.peers.on_established(peer_id, connection_id, &endpoint, over_turn, now);
                 self.bootstrap.on_connected(&peer_id, now);
-                if endpoint.is_dialer() && !over_turn {
+                // Over another's server it was not reached where it says it is.
+                if endpoint.is_dialer() && !endpoint.is_relayed() && !over_turn {
                     self.on_reached(&peer_id, connection_id, num_established.get() > 1);
                 }
                 let behaviours = self.swarm.behaviour_mut().gossip();
@@ -362,6 +376,7 @@ impl Running {
             SwarmEvent::ConnectionClosed { peer_id, connection_id, .. } => {
                 self.nat.on_closed(&peer_id, connection_id, now);
                 if self.peers.on_closed(&peer_id, connection_id, now, unix_ms()) {
+                    self.nat.on_gone(&peer_id, now);
                     self.gossip.on_disconnected(&peer_id);
                 }
             }
@@ -392,9 +407,10 @@ impl Running {
                 tracing::info!(%address, "overlay no longer listens");
                 self.nat.on_silent(&address, now);
             }
-            SwarmEvent::ListenerClosed { listener_id, .. }
-                if self.nat.on_listener_closed(listener_id) => {}
-            SwarmEvent::ListenerClosed { reason, addresses, .. } => {
+            SwarmEvent::ListenerClosed { listener_id, reason, addresses } => {
+                if self.nat.on_listener_closed(listener_id, &reason, now) {
+                    return Ok(());
+                }
                 let reason = reason.err().map_or_else(|| "closed".to_owned(), |e| e.to_string());
                 tracing::warn!(?addresses, reason, "an overlay listener has closed");
                 if self.swarm.listeners().next().is_none() {
@@ -451,13 +467,20 @@ impl Running {
                 peers.on_services(event, cx);
             }
             BehaviourEvent::Identify(event) => {
-                if let identify::Event::Received { connection_id, info, .. } = &event {
-                    self.nat.on_observed(*connection_id, &info.observed_addr, now);
+                if let identify::Event::Received { peer_id, connection_id, info } = &event {
+                    self.nat.on_identified(*peer_id, *connection_id, info, now);
                 }
                 let (peers, mut cx) = self.peers();
                 peers.on_identify(event, &mut cx);
             }
-            BehaviourEvent::Ping(event) => self.peers.on_ping(event),
+            BehaviourEvent::Ping(event) => {
+                if let Ok(rtt) = event.result {
+                    self.nat.on_ping(&event.peer, rtt);
+                }
+                self.peers.on_ping(event);
+            }
+            BehaviourEvent::Circuits(event) => self.nat.on_circuits(&event, now),
+            BehaviourEvent::Punch(event) => self.nat.on_punched(&event),
             BehaviourEvent::Mdns(mdns::Event::Discovered(found)) => {
                 for (peer, addr) in found {
                     self.dial(bootstrap::dial(peer, vec![addr]));
@@ -467,8 +490,10 @@ impl Running {
             BehaviourEvent::Autonat(tested) => self.nat.on_tested(tested, now),
             BehaviourEvent::Turn(event) => self.nat.on_turn(event, now),
             // How often, the metrics say.
-            BehaviourEvent::DialBacks(_) => {}
-            BehaviourEvent::Connections(never) | BehaviourEvent::Dialling(never) => match never {},
+            BehaviourEvent::DialBacks(_) | BehaviourEvent::Relay(_) => {}
+            BehaviourEvent::Connections(never)
+            | BehaviourEvent::Dialling(never)
+            | BehaviourEvent::Paths(never) => match never {},
         }
     }
 
@@ -492,6 +517,7 @@ impl Running {
         self.dht.on_tick(&mut self.swarm.behaviour_mut().kad, now, unix_ms());
         self.peers.on_tick(now, unix_ms());
         self.swarm.behaviour_mut().dialling.on_tick(now);
+        self.swarm.behaviour_mut().paths.on_tick(now);
         self.door.on_tick(|peer| key_of(peer).and_then(|key| self.reputation.standing(&key)));
         self.gossip.on_tick(self.swarm.behaviour_mut().gossip(), now);
         let connected = |peer: &PeerId| self.peers.is_connected(peer);
@@ -530,9 +556,14 @@ impl Running {
         self.nat.advance(&mut self.swarm, &self.door, Instant::now());
         self.check_peers();
         self.dht.advance(self.swarm.behaviour_mut().dht(), Instant::now(), unix_ms());
-        while let Some(dht::Output::Located(peer, addrs)) = self.dht.next_output() {
-            let (peers, cx) = self.peers();
-            peers.on_located(peer, addrs, cx);
+        while let Some(output) = self.dht.next_output() {
+            match output {
+                dht::Output::Located(peer, addrs) => {
+                    let (peers, cx) = self.peers();
+                    peers.on_located(peer, addrs, cx);
+                }
+                dht::Output::Relayed(known) => self.nat.learn(known),
+            }
         }
         let (swarm, peers, dht, gossip) = (&self.swarm, &self.peers, &self.dht, &self.gossip);
         self.changes.send_if_modified(|shown| {
@@ -679,6 +710,23 @@ mod tests {
         assert_eq!(running.swarm.behaviour().kad.mode(), Mode::Server);
         gone(&mut running, &global);
         assert_eq!(running.swarm.external_addresses().count(), 0);
+    }
+
+    #[tokio::test]
+    async fn an_address_through_a_relay_is_told_and_serves_nobody() {
+        let relay = crate::identity::peer_id_of(&[2; 32]).unwrap();
+        let through = addr(&format!("/ip4/8.8.8.8/tcp/9000/p2p/{relay}/p2p-circuit"));
+        let mut running = running(&[]);
+        running.swarm.add_external_address(through.clone());
+        // The relay says what it listens on in this node's name.
+        listens(&mut running, &through);
+        let told: Vec<_> = running.swarm.external_addresses().collect();
+        assert_eq!(told, [&through]);
+        assert_eq!(running.swarm.behaviour().kad.mode(), Mode::Client);
+        assert_eq!(running.swarm.behaviour().relay.view(), (false, 0, 0));
+        listens(&mut running, &addr("/ip4/8.8.4.4/tcp/9000"));
+        assert_eq!(running.swarm.behaviour().kad.mode(), Mode::Server);
+        assert_eq!(running.swarm.behaviour().relay.view(), (true, 0, 0));
     }
 
     #[tokio::test]

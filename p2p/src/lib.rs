@@ -12,7 +12,8 @@
 //!   records, which say where a peer's shard service listens. Who is let in is decided by
 //!   [`connections`], before the handshake as far as the address tells.
 //! - **nat** ([`NatHandle`]): where this node can be reached, found out by dial-backs, STUN, the
-//!   router and what peers see; see [`nat`].
+//!   router and what peers see; and how others are reached, directly, through holes punched into NATs,
+//!   or through relays; see [`nat`].
 //!
 //! ```text
 //!   caller ── GossipHandle ──┐ bounded                     ┌── gossip::Gossip

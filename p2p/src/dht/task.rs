@@ -9,8 +9,8 @@ use super::{
     sweep::{self, Announcer},
 };
 use crate::{
-    AddressPolicy, Metrics, Multiaddr, PeerId, Protocols, Reputation, identity::key_of,
-    metrics::gauge,
+    AddressPolicy, Metrics, Multiaddr, PeerId, Protocols, Reputation, address::is_circuit,
+    identity::key_of, metrics::gauge, nat::strategies::Known,
 };
 use libp2p::kad::{self, Event, InboundRequest, Mode};
 use std::{collections::VecDeque, num::NonZeroUsize, sync::Arc, time::Instant};
@@ -31,6 +31,8 @@ const EXPIRE_PER_TICK: usize = 1000;
 pub(crate) enum Output {
     /// The lookup for a peer's addresses has ended, with those the policy allows.
     Located(PeerId, Vec<Multiaddr>),
+    /// Somebody said through which relays a provider is reached.
+    Relayed(Known),
 }
 
 pub(crate) struct Dht {
@@ -42,7 +44,8 @@ pub(crate) struct Dht {
     pub(super) disk: Option<Disk>,
     finder: Finder,
     pub(super) announcer: Announcer,
-    /// At most one for each lookup for a peer, which the service records' own bound limits.
+    /// At most one for each lookup for a peer, which the service records' own bound limits, and 20
+    /// for each answer that came in one turn.
     outputs: VecDeque<Output>,
     routing_table: usize,
     pub(super) routing: routing::Routing,
@@ -211,6 +214,15 @@ impl Dht {
     pub(crate) fn on_client(&mut self, event: client::Event, kad: &mut Behaviour, now: Instant) {
         if let Some(peer) = self.finder.asked(event.id) {
             self.on_answered(&peer, event.result.as_ref().err().copied(), kad, now);
+        }
+        if let Ok(client::Reply::Answer(answer)) = &event.result {
+            let relayed = answer.providers.iter().filter_map(|provider| {
+                let circuits = provider.addresses.iter().filter(|addr| is_circuit(addr));
+                let addresses: Vec<Multiaddr> = circuits.cloned().collect();
+                let some = !addresses.is_empty() && provider.peer != self.local;
+                some.then(|| Known { peer: provider.peer, addresses })
+            });
+            self.outputs.extend(relayed.map(Output::Relayed));
         }
         self.finder.on_event(event, now);
     }

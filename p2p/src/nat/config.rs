@@ -1,6 +1,6 @@
 //! Settings of reachability.
 
-use super::TurnConfig;
+use super::{TurnConfig, relay, strategies};
 use crate::{AddressPolicy, BuildError};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -62,6 +62,10 @@ pub struct Config {
     pub stun: Stun,
     /// Port mapping on the router.
     pub mapping: Mapping,
+    /// How others are reached.
+    pub strategies: strategies::Config,
+    /// Circuit relays.
+    pub relay: relay::Config,
     /// TURN servers.
     pub turn: TurnConfig,
 }
@@ -195,6 +199,8 @@ impl Default for Config {
             server: Server::default(),
             stun: Stun::default(),
             mapping: Mapping::default(),
+            strategies: strategies::Config::default(),
+            relay: relay::Config::default(),
             turn: TurnConfig::default(),
         }
     }
@@ -290,6 +296,8 @@ impl Config {
             return fail("nat.proof_lasts", "must be more than nat.retest");
         }
         self.stun.validate()?;
+        self.strategies.validate()?;
+        self.relay.validate()?;
         self.turn.validate()?;
         let Mapping { lease, retry, retry_max, max_ports, .. } = self.mapping;
         if lease < MIN_LEASE || lease > MAX_LEASE {

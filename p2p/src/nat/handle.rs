@@ -1,6 +1,6 @@
 //! The handle through which reachability is looked at.
 
-use super::{By, Standing, StunOutcome, Transport, TurnView, Verdict};
+use super::{By, Method, ReservationView, Standing, StunOutcome, Transport, TurnView, Verdict};
 use crate::{Closed, Metrics};
 use prometheus_endpoint::{CounterVec, U64};
 use serde::Serialize;
@@ -24,6 +24,32 @@ pub struct Status {
     pub stun: Vec<StunView>,
     /// The TURN server; null where the configuration names none.
     pub turn: Option<TurnView>,
+    /// The connected peers, and how each is connected, by PeerId.
+    pub connections: Vec<ConnectionView>,
+    /// Relays that hold a place for this node.
+    pub reservations: Vec<ReservationView>,
+    /// What this node carries for others.
+    pub circuits: CircuitsView,
+}
+
+/// One connected peer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ConnectionView {
+    /// Its PeerId.
+    pub peer_id: String,
+    /// What the best connection to it came by.
+    pub method: Method,
+}
+
+/// What this node carries for others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct CircuitsView {
+    /// Whether it is a relay now.
+    pub offered: bool,
+    /// Peers that it holds a place for.
+    pub reservations: usize,
+    /// Connections between others that it carries.
+    pub carried: usize,
 }
 
 /// One address of this node.

@@ -8,7 +8,8 @@
 //!   interfaces (if-watch) ─────────────┘                           └─ mappings to ask for
 //! ```
 //!
-//! Where nothing else works, [`turn`] gives this node an address at a server.
+//! How others are reached is a matter of [`strategies`], and who is reached through whom, of [`relay`];
+//! where nothing else carries for long, [`turn`] gives this node an address at a server.
 //!
 //! [`Nat`] belongs to the overlay's one task: it turns what happens into events of
 //! [`reachability`], and carries out what comes of them. What is an external address of the swarm
@@ -23,6 +24,10 @@ mod mapping;
 mod metrics;
 mod rates;
 mod reachability;
+pub(crate) mod relay;
+mod relayed;
+mod status;
+pub(crate) mod strategies;
 mod stun;
 mod task;
 mod turn;
@@ -32,6 +37,7 @@ pub(crate) use self::{
     handle::{Command, channel},
     kind::mapping_of,
     metrics::NatMetrics,
+    relayed::Parts,
     task::{Nat, News},
     turn::{Relayed, Sockets, Talk, talk},
 };
@@ -39,10 +45,18 @@ pub use self::{
     config::{
         Config, Mapping as MappingConfig, Server as ServerConfig, Stun as StunConfig, Wait, When,
     },
-    handle::{AddressView, MappingView, NatHandle, Status, StatusError, StunView},
+    handle::{
+        AddressView, CircuitsView, ConnectionView, MappingView, NatHandle, Status, StatusError,
+        StunView,
+    },
     kind::{Filtering, Mapping, NatType},
     mapping::{By, Transport},
     reachability::{Standing, State, Verdict},
+    relay::{
+        ClientConfig as RelayClientConfig, Config as RelayConfig, ReservationView,
+        ServerConfig as RelayServerConfig, Use,
+    },
+    strategies::{AttemptView, Config as StrategiesConfig, Method, Strategy},
     stun::Outcome as StunOutcome,
     turn::{
         TurnCarrier, TurnConfig, TurnEnabled, TurnOutcome, TurnServer, TurnServerError,

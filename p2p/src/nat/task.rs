@@ -2,17 +2,19 @@
 //! done.
 
 use super::{
-    AddressView, Command, Config, MappingView, Status, StunView, Verdict,
+    Config, Verdict,
     client::Tested,
     mapping::{self, Held, Order, Port, Told, Transport},
     metrics::NatMetrics,
-    reachability::{Action, DialBack, Event, Reachability, Shown},
+    reachability::{Action, DialBack, Event, Reachability},
+    relayed::{Parts, Relayed},
+    strategies::Known,
     stun::{self, Ask, Heard, Outcome},
-    turn::{Over, Part, Request, Response, Sockets, Told as TurnTold},
+    turn::{Over, Part, Request, Response, Told as TurnTold},
 };
 use crate::{
     AddressPolicy, Multiaddr, PeerId,
-    address::{IpGroup, ip_of, is_udp, without_peer},
+    address::{IpGroup, ip_of, is_circuit, is_udp, without_peer},
     behaviour::Behaviour,
     connections::Door,
 };
@@ -24,12 +26,14 @@ use libp2p::{
         ConnectedPoint,
         transport::{ListenerId, PortUse},
     },
+    dcutr, identify,
     multiaddr::Protocol,
-    request_response,
+    relay, request_response,
     swarm::ConnectionId,
 };
 use std::{
     collections::{BTreeSet, HashMap},
+    io,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
@@ -50,19 +54,21 @@ pub(crate) enum News {
 
 /// An open connection.
 struct Connection {
-    /// Where the other side is; nothing over the in-process transport.
+    /// Where the other side is; nothing over the in-process transport, and through a relay.
     ip: Option<IpAddr>,
     udp: bool,
+    /// Where this node reached the other side.
+    dialled: Option<Multiaddr>,
     /// This node opened it from the port it listens on, so what the other side sees is that port.
     shows_port: bool,
 }
 
 /// What a STUN server said last.
-struct Server {
-    last: Outcome,
-    mapped: Option<SocketAddr>,
-    took: Duration,
-    at: Instant,
+pub(super) struct Server {
+    pub(super) last: Outcome,
+    pub(super) mapped: Option<SocketAddr>,
+    pub(super) took: Duration,
+    pub(super) at: Instant,
 }
 
 /// The ends of the channels to the STUN worker.
@@ -72,31 +78,32 @@ struct StunEnds {
 }
 
 /// The ends of the channels to the mapping worker.
-struct MappingEnds {
+pub(super) struct MappingEnds {
     orders: mpsc::Sender<Order>,
     told: mpsc::Receiver<Told>,
-    held: watch::Receiver<Vec<Held>>,
+    pub(super) held: watch::Receiver<Vec<Held>>,
 }
 
-/// Holds what [`Reachability`] does, 60 bytes for each open connection, and 300 bytes for each STUN
-/// server.
+/// Holds what [`Reachability`] and relays do, 400 bytes for each open connection, and 300 bytes for
+/// each STUN server.
 pub(crate) struct Nat {
     policy: AddressPolicy,
-    stun_servers: Vec<String>,
-    reachability: Reachability,
+    pub(super) stun_servers: Vec<String>,
+    pub(super) reachability: Reachability,
+    pub(super) relayed: Relayed,
     stun: Option<StunEnds>,
     /// A round that is to be asked for as soon as the worker takes it.
     ask: Option<Ask>,
-    mapping: Option<MappingEnds>,
+    pub(super) mapping: Option<MappingEnds>,
     /// Whether the worker is still to hear of the ports, or to ask anew.
     tell_ports: bool,
     again: bool,
     /// By name.
-    servers: HashMap<String, Server>,
+    pub(super) servers: HashMap<String, Server>,
     connections: HashMap<ConnectionId, Connection>,
     /// Ports that are listened on, and by how many addresses.
     ports: HashMap<Port, usize>,
-    turn: Part,
+    pub(super) turn: Part,
     interfaces: Option<IfWatcher>,
     /// The machine's addresses now, and as they were when reachability last heard of them.
     ips: BTreeSet<IpAddr>,
@@ -111,8 +118,7 @@ impl Nat {
     /// Begins; its tasks end when it is closed or dropped.
     pub(crate) fn start(
         config: &crate::Config,
-        local: PeerId,
-        sockets: Sockets,
+        parts: Parts,
         metrics: Arc<NatMetrics>,
         tasks: &TaskTracker,
         now: Instant,
@@ -145,11 +151,12 @@ impl Nat {
         } else {
             None
         };
-        let turn = Part::start(config, local, sockets, network, metrics.turn.clone(), tasks);
+        let turn = Part::start(config, &parts, network, metrics.turn.clone(), tasks);
         Self {
             policy,
             stun_servers: nat.stun.servers.clone(),
             reachability: Reachability::new(nat, policy, &config.public_addrs, now),
+            relayed: Relayed::new(config, parts),
             stun,
             ask: None,
             mapping,
@@ -246,7 +253,11 @@ impl Nat {
         self.tell(Event::Stun(heard.report), now);
     }
 
+    /// An address is listened on; one through a relay is the relay's word and nothing else.
     pub(crate) fn on_listening(&mut self, addr: &Multiaddr, now: Instant) {
+        if is_circuit(addr) {
+            return;
+        }
         if let Some(port) = port_of(addr, self.policy) {
             *self.ports.entry(port).or_default() += 1;
             self.tell_ports = true;
@@ -255,6 +266,9 @@ impl Nat {
     }
 
     pub(crate) fn on_silent(&mut self, addr: &Multiaddr, now: Instant) {
+        if is_circuit(addr) {
+            return;
+        }
         if let Some(port) = port_of(addr, self.policy)
             && let Some(count) = self.ports.get_mut(&port)
         {
@@ -280,9 +294,16 @@ impl Nat {
         let remote = endpoint.get_remote_address();
         let shows_port =
             matches!(endpoint, ConnectedPoint::Dialer { port_use: PortUse::Reuse, .. });
-        // How this node speaks to its TURN server does not show whether UDP gets out.
+        // How this node speaks to its TURN server does not show whether UDP gets out, and what was
+        // dialled over another's server is no address of the peer.
         let udp = is_udp(remote) && over != Some(Over::Own);
-        let connection = Connection { ip: ip_of(remote), udp, shows_port };
+        let dialled = endpoint.is_dialer() && !endpoint.is_relayed() && over.is_none();
+        let connection = Connection {
+            ip: ip_of(remote),
+            udp,
+            dialled: dialled.then(|| remote.clone()),
+            shows_port,
+        };
         self.connections.insert(id, connection);
         self.count(now);
         over.is_some()
@@ -300,11 +321,6 @@ impl Nat {
         self.turn.on_dial_failed(id, now)
     }
 
-    /// A listener has closed. Whether it was one at a TURN server, which comes and goes.
-    pub(crate) fn on_listener_closed(&mut self, id: ListenerId) -> bool {
-        self.turn.on_listener_closed(id)
-    }
-
     /// A peer asks to meet at a TURN server, or says whether it does.
     pub(crate) fn on_turn(
         &mut self,
@@ -315,6 +331,65 @@ impl Nat {
         self.due = true;
     }
 
+    /// The last connection to a peer is gone.
+    pub(crate) fn on_gone(&mut self, peer: &PeerId, now: Instant) {
+        self.relayed.reservations().disconnected(peer, now);
+    }
+
+    pub(crate) fn on_ping(&mut self, peer: &PeerId, rtt: Duration) {
+        self.relayed.reservations().pinged(peer, rtt);
+    }
+
+    /// A peer says who it is.
+    pub(crate) fn on_identified(
+        &mut self,
+        peer: PeerId,
+        id: ConnectionId,
+        info: &identify::Info,
+        now: Instant,
+    ) {
+        self.on_observed(id, &info.observed_addr, now);
+        let dialled = self.connections.get(&id).and_then(|known| known.dialled.as_ref());
+        self.relayed.on_identified(peer, info, dialled, now);
+        self.due = true;
+    }
+
+    /// The directory says through which relays a peer is reached.
+    pub(crate) fn learn(&self, known: Known) {
+        self.relayed.learn(known);
+    }
+
+    pub(crate) fn on_circuits(&mut self, event: &relay::client::Event, now: Instant) {
+        self.relayed.on_circuits(event, now);
+        self.due = true;
+    }
+
+    /// Whether the listener that has closed was for a reservation, or one at a TURN server.
+    pub(crate) fn on_listener_closed(
+        &mut self,
+        listener: ListenerId,
+        reason: &Result<(), io::Error>,
+        now: Instant,
+    ) -> bool {
+        self.due = true;
+        self.turn.on_listener_closed(listener)
+            || self.relayed.on_listener_closed(listener, reason, &self.metrics, now)
+    }
+
+    pub(crate) fn on_punched(&self, event: &dcutr::Event) {
+        let peer = event.remote_peer_id;
+        match &event.result {
+            Ok(_) => tracing::debug!(%peer, "a hole is punched"),
+            Err(error) => {
+                // Dials are counted one by one, where they are made.
+                if !error.to_string().contains("dial attempts") {
+                    self.metrics.not_agreed();
+                }
+                tracing::debug!(%peer, %error, "no hole could be punched");
+            }
+        }
+    }
+
     fn count(&mut self, now: Instant) {
         let open = self.connections.len();
         let udp = self.connections.values().filter(|connection| connection.udp).count();
@@ -322,7 +397,7 @@ impl Nat {
     }
 
     /// A peer says where it sees this node.
-    pub(crate) fn on_observed(&mut self, id: ConnectionId, addr: &Multiaddr, now: Instant) {
+    fn on_observed(&mut self, id: ConnectionId, addr: &Multiaddr, now: Instant) {
         let Some(connection) = self.connections.get(&id) else { return };
         if let Some(ip) = connection.ip.filter(|_| connection.shows_port) {
             let (addr, by) = (without_peer(addr), IpGroup::of(ip));
@@ -401,6 +476,7 @@ impl Nat {
                 Action::Map => self.again = true,
             }
         }
+        self.relayed.advance(swarm, &self.metrics, now);
         if let (Some(ends), Some(ask)) = (&self.stun, self.ask)
             && ends.asks.try_send(ask).is_ok()
         {
@@ -415,64 +491,6 @@ impl Nat {
             if self.again && !self.tell_ports {
                 self.again = ends.orders.try_send(Order::Again).is_err();
             }
-        }
-    }
-
-    pub(crate) fn on_command(&self, command: Command, swarm: &Swarm<Behaviour>, now: Instant) {
-        match command {
-            Command::Status { answer } => {
-                let servers = swarm.behaviour().autonat.has_servers();
-                let _ = answer.send(self.status(servers, now));
-            }
-        }
-    }
-
-    fn status(&self, dial_back_servers: bool, now: Instant) -> Status {
-        let secs = |since: Instant| now.saturating_duration_since(since).as_secs();
-        let address = |shown: Shown<'_>| AddressView {
-            address: shown.addr.to_string(),
-            standing: shown.standing,
-            for_secs: secs(shown.since),
-            known_from: [
-                (shown.operator, "operator"),
-                (shown.listened, "listener"),
-                (shown.mapped, "router"),
-                (shown.observers > 0, "peers"),
-            ]
-            .into_iter()
-            .filter_map(|(is, who)| is.then_some(who))
-            .collect(),
-            observed_by: shown.observers,
-            reached_by: shown.reached_by,
-            failures: shown.failures,
-        };
-        let mapping = |held: &Held| MappingView {
-            protocol: held.by,
-            transport: held.port.transport,
-            port: held.port.port,
-            external: held.external,
-            lease_left_secs: held.ends.saturating_duration_since(now).as_secs(),
-        };
-        let stun = |name: &String| {
-            let server = self.servers.get(name);
-            StunView {
-                server: name.clone(),
-                last: server.map(|server| server.last),
-                mapped: server.and_then(|server| server.mapped),
-                took_ms: server
-                    .filter(|server| server.mapped.is_some())
-                    .map(|server| u64::try_from(server.took.as_millis()).unwrap_or(u64::MAX)),
-                ago_secs: server.map(|server| secs(server.at)),
-            }
-        };
-        let held = self.mapping.as_ref().map(|ends| ends.held.borrow().clone()).unwrap_or_default();
-        Status {
-            verdict: self.reachability.verdict(now),
-            dial_back_servers,
-            addresses: self.reachability.shown().into_iter().map(address).collect(),
-            mappings: held.iter().map(mapping).collect(),
-            stun: self.stun_servers.iter().map(stun).collect(),
-            turn: self.turn.view(now),
         }
     }
 

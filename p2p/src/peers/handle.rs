@@ -5,6 +5,7 @@ use crate::{
     Closed, Metrics, Multiaddr, PeerId, Standing,
     connections::{self, Ban, BanError, BanTarget, UnbanError},
     gossip,
+    nat::AttemptView,
 };
 use serde::Serialize;
 use std::time::Duration;
@@ -76,6 +77,8 @@ pub struct KnownPeer {
     pub book: Option<BookView>,
     /// Its failures, if it could not be reached of late.
     pub breaker: Option<BreakerView>,
+    /// The last attempts to reach it, each at one address, the oldest first: at most 8.
+    pub attempts: Vec<AttemptView>,
 }
 
 /// What changes while the overlay runs. Watch it to wait for something.

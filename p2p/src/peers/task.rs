@@ -185,7 +185,7 @@ impl Peers {
     // Connections.
 
     fn connect(&mut self, addr: Multiaddr, answer: Connected, cx: &mut Context<'_>) {
-        if !self.policy.allows(&addr) {
+        if !self.policy.allows(&addr) && !self.policy.allows_circuit(&addr) {
             let _ = answer.send(Err(ConnectError::NotAllowed(addr)));
             return;
         }
@@ -224,7 +224,7 @@ impl Peers {
         };
         let remote = ip_of(endpoint.get_remote_address());
         self.table.opened(peer, id, direction, remote, now);
-        if direction == Direction::Outbound && !over_turn {
+        if direction == Direction::Outbound && !endpoint.is_relayed() && !over_turn {
             self.table.dialled(&peer, endpoint.get_remote_address());
         }
         self.metrics.connections_established.inc();

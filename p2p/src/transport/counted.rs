@@ -11,6 +11,22 @@ use std::{
 };
 use tokio::time::{Sleep, sleep};
 
+/// What every node writes first of all on a stream by which it, as a relay, hands a connection on.
+const CARRIES: &[u8] = b"/libp2p/circuit/relay/0.2.0/stop\n";
+
+/// Bytes of a stream in which that is looked for: the negotiation, 54 bytes, comes first.
+const LOOKED_AT: usize = 64;
+
+/// Where bytes are counted.
+#[derive(Clone)]
+pub(super) struct Counters {
+    pub(super) sent: Counter<U64>,
+    pub(super) received: Counter<U64>,
+    /// What is carried between others. libp2p's relay does not tell, so streams tell by how they
+    /// begin; each carries both ways, and what goes in comes out.
+    pub(super) carried: Counter<U64>,
+}
+
 /// Counts the bytes of every stream of one connection. What encryption, multiplexing and
 /// retransmission add is not in these numbers: QUIC does not tell.
 ///
@@ -18,24 +34,18 @@ use tokio::time::{Sleep, sleep};
 /// such a peer would keep its place for as long as it likes.
 pub(super) struct CountedMuxer {
     inner: StreamMuxerBox,
-    sent: Counter<U64>,
-    received: Counter<U64>,
+    counters: Counters,
     close_timeout: Duration,
     closing: Option<Pin<Box<Sleep>>>,
 }
 
 impl CountedMuxer {
-    pub(super) fn new(
-        inner: StreamMuxerBox,
-        sent: Counter<U64>,
-        received: Counter<U64>,
-        close_timeout: Duration,
-    ) -> Self {
-        Self { inner, sent, received, close_timeout, closing: None }
+    pub(super) fn new(inner: StreamMuxerBox, counters: Counters, close_timeout: Duration) -> Self {
+        Self { inner, counters, close_timeout, closing: None }
     }
 
-    fn counted(&self, inner: SubstreamBox) -> CountedStream {
-        CountedStream { inner, sent: self.sent.clone(), received: self.received.clone() }
+    fn counted(&self, inner: SubstreamBox, begins: Option<Vec<u8>>) -> CountedStream {
+        CountedStream { inner, counters: self.counters.clone(), begins, carries: false }
     }
 }
 
@@ -48,7 +58,7 @@ impl StreamMuxer for CountedMuxer {
         cx: &mut Context<'_>,
     ) -> Poll<Result<CountedStream, io::Error>> {
         let stream = ready!(Pin::new(&mut self.inner).poll_inbound(cx))?;
-        Poll::Ready(Ok(self.counted(stream)))
+        Poll::Ready(Ok(self.counted(stream, None)))
     }
 
     fn poll_outbound(
@@ -56,7 +66,7 @@ impl StreamMuxer for CountedMuxer {
         cx: &mut Context<'_>,
     ) -> Poll<Result<CountedStream, io::Error>> {
         let stream = ready!(Pin::new(&mut self.inner).poll_outbound(cx))?;
-        Poll::Ready(Ok(self.counted(stream)))
+        Poll::Ready(Ok(self.counted(stream, Some(Vec::new()))))
     }
 
     fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), io::Error>> {
@@ -79,8 +89,33 @@ impl StreamMuxer for CountedMuxer {
 
 pub(super) struct CountedStream {
     inner: SubstreamBox,
-    sent: Counter<U64>,
-    received: Counter<U64>,
+    counters: Counters,
+    /// What was written so far, as long as it may show what the stream is for.
+    begins: Option<Vec<u8>>,
+    carries: bool,
+}
+
+impl CountedStream {
+    fn read(&self, bytes: usize) {
+        count(&self.counters.received, bytes);
+        if self.carries {
+            count(&self.counters.carried, bytes);
+        }
+    }
+
+    fn wrote<'a>(&mut self, bytes: usize, written: impl Iterator<Item = &'a [u8]>) {
+        count(&self.counters.sent, bytes);
+        if self.carries {
+            count(&self.counters.carried, bytes);
+        }
+        let Some(begins) = &mut self.begins else { return };
+        let room = LOOKED_AT.saturating_sub(begins.len()).min(bytes);
+        begins.extend(written.flatten().take(room));
+        self.carries = begins.windows(CARRIES.len()).any(|part| part == CARRIES);
+        if self.carries || begins.len() >= LOOKED_AT {
+            self.begins = None;
+        }
+    }
 }
 
 fn count(counter: &Counter<U64>, bytes: usize) {
@@ -94,7 +129,7 @@ impl AsyncRead for CountedStream {
         buf: &mut [u8],
     ) -> Poll<io::Result<usize>> {
         let bytes = ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
-        count(&self.received, bytes);
+        self.read(bytes);
         Poll::Ready(Ok(bytes))
     }
 
@@ -104,7 +139,7 @@ impl AsyncRead for CountedStream {
         bufs: &mut [IoSliceMut<'_>],
     ) -> Poll<io::Result<usize>> {
         let bytes = ready!(Pin::new(&mut self.inner).poll_read_vectored(cx, bufs))?;
-        count(&self.received, bytes);
+        self.read(bytes);
         Poll::Ready(Ok(bytes))
     }
 }
@@ -116,7 +151,7 @@ impl AsyncWrite for CountedStream {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let bytes = ready!(Pin::new(&mut self.inner).poll_write(cx, buf))?;
-        count(&self.sent, bytes);
+        self.wrote(bytes, std::iter::once(buf));
         Poll::Ready(Ok(bytes))
     }
 
@@ -126,7 +161,7 @@ impl AsyncWrite for CountedStream {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let bytes = ready!(Pin::new(&mut self.inner).poll_write_vectored(cx, bufs))?;
-        count(&self.sent, bytes);
+        self.wrote(bytes, bufs.iter().map(|part| &**part));
         Poll::Ready(Ok(bytes))
     }
 
@@ -180,7 +215,8 @@ mod tests {
         let metrics = Metrics::unregistered().unwrap();
         let limit = Duration::from_millis(50);
         let (sent, received) = (metrics.bytes_sent, metrics.bytes_received);
-        let mut muxer = CountedMuxer::new(StreamMuxerBox::new(Stuck), sent, received, limit);
+        let counters = Counters { sent, received, carried: metrics.nat.relay_bytes.clone() };
+        let mut muxer = CountedMuxer::new(StreamMuxerBox::new(Stuck), counters, limit);
         let begun = Instant::now();
         let closed = std::future::poll_fn(|cx| Pin::new(&mut muxer).poll_close(cx)).await;
         assert_eq!(closed.unwrap_err().kind(), io::ErrorKind::TimedOut);

@@ -1,5 +1,7 @@
 //! The transport: QUIC and TCP (Noise, Yamux) behind DNS, or the in-process one for tests.
 //!
+//! Whichever it is, a peer may be reached through a relay over it as well.
+//!
 //! Three things happen to every connection here and nowhere else: what comes in is refused by its
 //! address before it costs a handshake ([`gate`]); an address that the policy does not allow or
 //! that is banned is never dialled, whoever suggested it (kad and DNS suggest what strangers tell
@@ -9,12 +11,16 @@ mod counted;
 mod gate;
 mod quic;
 
-use self::{counted::CountedMuxer, gate::Gate, quic::Quic};
+use self::{
+    counted::{CountedMuxer, Counters},
+    gate::Gate,
+    quic::Quic,
+};
 use crate::{
     AddressPolicy, Config, Identity, Metrics, Multiaddr, PeerId, RunError,
     address::{ip_of, without_peer},
     connections::Door,
-    nat::Sockets,
+    nat::{Sockets, relay::Circuits, strategies},
     peers::budget::{Budget, Spent},
 };
 use libp2p::{
@@ -24,7 +30,7 @@ use libp2p::{
         transport::{Boxed, DialOpts, ListenerId, MemoryTransport, TransportError, TransportEvent},
         upgrade::Version,
     },
-    dns, noise, tcp, yamux,
+    dns, noise, relay, tcp, yamux,
 };
 use prometheus_endpoint::{Counter, U64};
 use std::{
@@ -43,13 +49,16 @@ type Connection = (PeerId, StreamMuxerBox);
 
 /// The transport that the configuration asks for: in-process if all listen addresses are
 /// `/memory/...`, the network otherwise.
+///
+/// The second is the half that a behaviour has to be of the transport through relays.
 pub(crate) fn build(
     config: &Config,
     identity: &Identity,
     door: &Door,
+    paths: &strategies::Shared,
     sockets: &Sockets,
     metrics: &Metrics,
-) -> Result<Boxed<Connection>, RunError> {
+) -> Result<(Boxed<Connection>, relay::client::Behaviour), RunError> {
     let in_process = config
         .listen
         .iter()
@@ -63,6 +72,17 @@ pub(crate) fn build(
         exempt: Arc::new(config.bootstrap.bootnodes.iter().map(without_peer).collect()),
         budget: Budget::new(config.peers.dials_per_ip, config.address_policy),
         denied: metrics.dials_denied.with_label_values(&[Spent::LABEL]),
+    };
+    let (circuits, relays) = relay::client::new(identity.peer_id());
+    let circuits = {
+        let counter = |way| metrics.nat.circuit_bytes.with_label_values(&[way]);
+        let (sent, received) = (counter("sent"), counter("received"));
+        Circuits::new(circuits, config.address_policy, door.clone(), sent, received)
+            .upgrade(Version::V1Lazy)
+            .authenticate(noise.clone())
+            .multiplex(yamux::Config::default())
+            .timeout(HANDSHAKE_TIMEOUT)
+            .boxed()
     };
     let transport = if in_process {
         let memory = Gate::new(MemoryTransport::new(), door.clone())
@@ -100,14 +120,23 @@ pub(crate) fn build(
             }
         }
     };
-    let (sent, received) = (metrics.bytes_sent.clone(), metrics.bytes_received.clone());
+    let transport = circuits.or_transport(transport).map(|either, _| match either {
+        futures::future::Either::Left(connection) | futures::future::Either::Right(connection) => {
+            connection
+        }
+    });
+    let transport = strategies::Paced::new(transport.boxed(), paths.clone());
+    let counters = Counters {
+        sent: metrics.bytes_sent.clone(),
+        received: metrics.bytes_received.clone(),
+        carried: metrics.nat.relay_bytes.clone(),
+    };
     // Closing all at shutdown is bounded by `close_timeout`, so one has to be quicker.
     let limit = config.close_timeout / 2;
-    Ok(transport
-        .map(move |(peer, inner), _| {
-            (peer, StreamMuxerBox::new(CountedMuxer::new(inner, sent, received, limit)))
-        })
-        .boxed())
+    let transport = transport.map(move |(peer, inner), _| {
+        (peer, StreamMuxerBox::new(CountedMuxer::new(inner, counters, limit)))
+    });
+    Ok((transport.boxed(), relays))
 }
 
 /// Refuses to dial what the policy does not allow, an IP that was dialled too often of late, and what

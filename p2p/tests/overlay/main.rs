@@ -13,11 +13,13 @@
 mod admission;
 mod bare;
 mod book;
+mod circuits;
 mod closing;
 mod cost;
 mod dht;
 mod dialling;
 mod gossip;
+mod hidden;
 mod hostile;
 mod kept;
 mod liar;
@@ -35,3 +37,4 @@ mod stranger;
 mod swarm;
 mod sweep;
 mod teller;
+mod turn;

@@ -126,7 +126,7 @@ pub(super) fn answer(
     if message.kind != expected {
         return Err(Failure::Malformed);
     }
-    let mut closer = named(&message.closer, policy, &mut dropped);
+    let mut closer = named(&message.closer, policy, false, &mut dropped);
     closer.retain(|contact| {
         if contact.addresses.is_empty() {
             dropped(Dropped::NoAddress, 1);
@@ -134,15 +134,18 @@ pub(super) fn answer(
         !contact.addresses.is_empty()
     });
     let providers = match question {
-        Question::Providers(_) => named(&message.providers, policy, &mut dropped),
+        Question::Providers(_) => named(&message.providers, policy, true, &mut dropped),
         Question::Closest(_) | Question::Held(..) => Vec::new(),
     };
     Ok(Answer { closer, providers, held })
 }
 
+/// `relayed`: addresses through relays are taken too. Whoever serves the directory has none but such
+/// of its own; whoever provides may be behind a NAT.
 fn named(
     peers: &[Peer],
     policy: AddressPolicy,
+    relayed: bool,
     dropped: &mut impl FnMut(Dropped, usize),
 ) -> Vec<Contact> {
     if peers.len() > MAX_NAMED {
@@ -160,7 +163,7 @@ fn named(
         }
         let mut addresses = Vec::new();
         for bytes in named.addresses.iter().take(MAX_ADDRESSES) {
-            match address(&peer, bytes, policy) {
+            match address(&peer, bytes, policy, relayed) {
                 Some(address) if !addresses.contains(&address) => addresses.push(address),
                 Some(_) => {}
                 None => dropped(Dropped::Address, 1),
@@ -175,12 +178,13 @@ fn named(
 }
 
 /// An address that is this peer's and allowed, without the peer.
-fn address(peer: &PeerId, bytes: &[u8], policy: AddressPolicy) -> Option<Multiaddr> {
+fn address(peer: &PeerId, bytes: &[u8], policy: AddressPolicy, relayed: bool) -> Option<Multiaddr> {
     let address = Multiaddr::try_from(bytes.to_vec()).ok()?;
     // Fails if it ends in another peer.
     let address = address.with_p2p(*peer).ok()?;
     let address = without_peer(&address);
-    policy.allows(&address).then_some(address)
+    let allowed = policy.allows(&address) || (relayed && policy.allows_circuit(&address));
+    allowed.then_some(address)
 }
 
 #[cfg(test)]
@@ -220,6 +224,32 @@ mod tests {
             *dropped.entry(reason).or_default() += count;
         });
         (taken, dropped)
+    }
+
+    #[test]
+    fn who_provides_may_be_reached_through_a_relay_and_who_is_asked_may_not() {
+        let at = tcp([8, 8, 8, 8], 1).with(Protocol::P2p(peer(9))).with(Protocol::P2pCircuit);
+        let contact = Contact { peer: peer(1), addresses: vec![at.clone()] };
+        let (key, named) = (Key::test(1), vec![wire(&contact)]);
+        let message = Message {
+            kind: kind::GET_PROVIDERS,
+            closer: named.clone(),
+            providers: named,
+            ..Message::default()
+        };
+        let question = Question::Providers(key);
+        let (answer, dropped) = taken(&question, &message, AddressPolicy::Global);
+        assert_eq!(answer, Ok(Answer { providers: vec![contact], ..Answer::default() }));
+        assert_eq!(dropped, BTreeMap::from([(Dropped::Address, 1), (Dropped::NoAddress, 1)]));
+        // With its own PeerId at the end it is the same; with another's it is not its own.
+        for (of, count) in [(1, 1), (2, 0)] {
+            let with = at.clone().with(Protocol::P2p(peer(of)));
+            let named = wire(&Contact { peer: peer(1), addresses: vec![with] });
+            let message = Message { providers: vec![named], ..message.clone() };
+            let (answer, _) = taken(&question, &message, AddressPolicy::Global);
+            let providers = answer.unwrap().providers;
+            assert_eq!(providers.iter().flat_map(|known| &known.addresses).count(), count);
+        }
     }
 
     #[test]
@@ -417,11 +447,15 @@ mod tests {
             bytes.truncate(cut % (bytes.len() * 2));
             if let Ok(answer) = answer(&asked, &bytes, AddressPolicy::Global, |_, _| {}) {
                 prop_assert!(answer.closer.len() <= MAX_NAMED);
+                let policy = AddressPolicy::Global;
                 for contact in answer.closer.iter().chain(&answer.providers) {
                     prop_assert!(key_of(&contact.peer).is_some());
                     prop_assert!(contact.addresses.len() <= MAX_ADDRESSES);
-                    prop_assert!(contact.addresses.iter().all(|a| AddressPolicy::Global.allows(a)));
+                    let known = |a| policy.allows(a) || policy.allows_circuit(a);
+                    prop_assert!(contact.addresses.iter().all(known));
                 }
+                let nearer = answer.closer.iter().flat_map(|contact| &contact.addresses);
+                prop_assert!(nearer.into_iter().all(|a| policy.allows(a)));
             }
         }
     }

@@ -278,7 +278,8 @@ impl Store {
         let Some(provider) = self.providers.get_mut(number) else { return };
         let allowed = addresses
             .iter()
-            .filter(|a| a.len() <= MAX_ADDRESS_BYTES && policy.allows(a))
+            .filter(|a| a.len() <= MAX_ADDRESS_BYTES)
+            .filter(|a| policy.allows(a) || policy.allows_circuit(a))
             .take(most);
         if !allowed.clone().eq(&provider.addresses) {
             provider.addresses = allowed.cloned().collect();

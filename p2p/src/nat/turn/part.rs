@@ -13,7 +13,7 @@ use crate::{
     AddressPolicy, Multiaddr, PeerId, Protocols,
     behaviour::Behaviour,
     connections::Door,
-    nat::{State, Verdict},
+    nat::{Parts, State, Strategy, Verdict, strategies::Shared},
 };
 use libp2p::{
     Swarm,
@@ -106,7 +106,10 @@ struct Listens {
 /// is being met, 16 for each connection.
 pub(crate) struct Part {
     enabled: Enabled,
+    /// Whether peers are reached over TURN servers at all.
+    used: bool,
     policy: AddressPolicy,
+    shared: Shared,
     meetings: Meetings,
     worker: Option<WorkerEnds>,
     sockets: Sockets,
@@ -134,15 +137,16 @@ impl Part {
     /// within one process, there is none, and this node only dials those that have one.
     pub(in crate::nat) fn start(
         config: &crate::Config,
-        local: PeerId,
-        sockets: Sockets,
+        parts: &Parts,
         network: bool,
         metrics: TurnMetrics,
         tasks: &TaskTracker,
     ) -> Self {
         let (policy, turn): (AddressPolicy, &Turn) = (config.address_policy, &config.nat.turn);
-        let used = network && turn.enabled != Enabled::Never && !turn.servers.is_empty();
-        let worker = used.then(|| {
+        let (shared, sockets) = (parts.shared.clone(), parts.sockets.clone());
+        let used = config.nat.strategies.order.contains(&Strategy::Turn);
+        let asks = network && turn.enabled != Enabled::Never && !turn.servers.is_empty();
+        let worker = (used && asks).then(|| {
             let (give, orders) = mpsc::channel(turn.upgrade.max_attempts + 1);
             let (tell, told) = mpsc::channel(TOLD);
             let (show, shown) = watch::channel(Shown::default());
@@ -152,8 +156,10 @@ impl Part {
         });
         Self {
             enabled: turn.enabled,
+            used,
             policy,
-            meetings: Meetings::new(&turn.upgrade, local, policy),
+            shared,
+            meetings: Meetings::new(&turn.upgrade, parts.local, policy),
             worker,
             sockets,
             metrics,
@@ -186,6 +192,7 @@ impl Part {
                 self.listens = Some(Listens { relayed, id: None });
             }
             Told::Lost { relayed } => {
+                self.shared.listens_at_turn(None);
                 tracing::info!(%relayed, "the allocation at the TURN server is over");
                 self.mapped = None;
                 self.over.extend(self.listens.take().and_then(|listens| listens.id));
@@ -291,7 +298,7 @@ impl Part {
         let mut ips = HashSet::new();
         let mut seen_at: Vec<SocketAddr> = self.mapped.into_iter().chain(seen_at).collect();
         seen_at.retain(|at| self.policy.allows_ip(at.ip()) && ips.insert(at.ip()));
-        let udp = verdict.state != State::UdpBlocked;
+        let udp = self.used && verdict.state != State::UdpBlocked;
         self.meetings.on_here(Here { seen_at, relayed, udp });
         self.meetings.on_tick(now);
         let wanted = self.worker.is_some()
@@ -357,7 +364,10 @@ impl Part {
         }
         if let Some(listens) = self.listens.as_mut().filter(|listens| listens.id.is_none()) {
             match swarm.listen_on(multiaddr(listens.relayed)) {
-                Ok(id) => listens.id = Some(id),
+                Ok(id) => {
+                    listens.id = Some(id);
+                    self.shared.listens_at_turn(Some(multiaddr(listens.relayed)));
+                }
                 Err(error) => {
                     tracing::warn!(%error, "nothing is taken from the TURN server");
                     self.listens = None;
@@ -399,6 +409,7 @@ impl Part {
         // It is one more beside the circuit, and says nothing of the peer if it fails.
         door.expect(&peer);
         door.dials_back(id);
+        self.shared.goes_over_turn(id);
         match swarm.dial(opts) {
             Ok(()) => drop(self.dials.insert(id, (peer, through))),
             Err(error) => {

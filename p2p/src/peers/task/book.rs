@@ -15,6 +15,7 @@ impl Peers {
             reputation: standing(&*self.reputation, peer),
             book: self.book.view(peer),
             breaker: cx.swarm.behaviour().dialling.view(peer, cx.now),
+            attempts: cx.swarm.behaviour().paths.history(peer, cx.now),
         }
     }
 

@@ -76,9 +76,11 @@ impl Settings {
         self.client.clone()
     }
 
-    /// An endpoint that listens here. Needs a tokio runtime.
-    pub(super) fn listening(&self, at: SocketAddr) -> io::Result<Endpoint> {
-        endpoint(at, Some(self.server.clone()))
+    /// An endpoint that listens here, and its socket. Needs a tokio runtime.
+    pub(super) fn listening(&self, at: SocketAddr) -> io::Result<(Endpoint, UdpSocket)> {
+        let socket = socket(at)?;
+        let same = socket.try_clone()?;
+        Ok((endpoint(socket, Some(self.server.clone()))?, same))
     }
 
     /// An endpoint that listens at an address of a TURN server. Needs a tokio runtime.
@@ -105,11 +107,11 @@ fn transport() -> TransportConfig {
 
 /// An endpoint that only dials, to this family of addresses. Needs a tokio runtime.
 pub(super) fn dialling(to: SocketAddr) -> io::Result<Endpoint> {
-    endpoint(unspecified(to), None)
+    endpoint(socket(unspecified(to))?, None)
 }
 
-fn endpoint(at: SocketAddr, server: Option<quinn::ServerConfig>) -> io::Result<Endpoint> {
-    Endpoint::new(settings(), server, socket(at)?, Arc::new(TokioRuntime))
+fn endpoint(socket: UdpSocket, server: Option<quinn::ServerConfig>) -> io::Result<Endpoint> {
+    Endpoint::new(settings(), server, socket, Arc::new(TokioRuntime))
 }
 
 fn settings() -> EndpointConfig {

@@ -1,6 +1,6 @@
 //! One listening socket: who comes in, and under which addresses it is reached.
 
-use super::{Error, Upgrade, multiaddr, shake_hands};
+use super::{Error, Upgrade, multiaddr, punch::Punches, shake_hands};
 use crate::connections::{Door, Entry};
 use futures::{FutureExt, future::BoxFuture};
 use if_watch::{IfEvent, tokio::IfWatcher};
@@ -9,7 +9,8 @@ use quinn::{Endpoint, Incoming, VarInt};
 use std::{
     collections::HashSet,
     io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, SocketAddr, UdpSocket},
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -30,13 +31,13 @@ enum State {
 pub(super) struct Listener {
     id: ListenerId,
     endpoint: Endpoint,
+    /// The endpoint's, to send from what is no QUIC. None at a TURN server: nobody is told of that
+    /// address, for it takes nothing but from those who were given permission.
+    socket: Option<Arc<UdpSocket>>,
     bound: SocketAddr,
     accept: BoxFuture<'static, Option<Incoming>>,
     /// Tells the machine's addresses, if it listens on all of them.
     watcher: Option<IfWatcher>,
-    /// At a TURN server. Nobody is told of the address: it takes nothing but from those who were given
-    /// permission, and peers who were dial it themselves.
-    relayed: bool,
     /// Addresses that were told of: as many as the machine has.
     told: HashSet<IpAddr>,
     state: State,
@@ -48,16 +49,19 @@ fn next(endpoint: &Endpoint) -> BoxFuture<'static, Option<Incoming>> {
 }
 
 impl Listener {
-    pub(super) fn new(id: ListenerId, endpoint: Endpoint) -> io::Result<Self> {
+    pub(super) fn new(id: ListenerId, endpoint: Endpoint, socket: UdpSocket) -> io::Result<Self> {
         let bound = endpoint.local_addr()?;
         let watcher = bound.ip().is_unspecified().then(IfWatcher::new).transpose()?;
         let (accept, told) = (next(&endpoint), HashSet::new());
-        Ok(Self { id, endpoint, bound, accept, watcher, relayed: false, told, state: State::Open })
+        let socket = Some(Arc::new(socket));
+        Ok(Self { id, endpoint, socket, bound, accept, watcher, told, state: State::Open })
     }
 
     /// One at a TURN server.
     pub(super) fn relayed(id: ListenerId, endpoint: Endpoint) -> io::Result<Self> {
-        Ok(Self { relayed: true, ..Self::new(id, endpoint)? })
+        let (bound, accept) = (endpoint.local_addr()?, next(&endpoint));
+        let (socket, watcher, told) = (None, None, HashSet::new());
+        Ok(Self { id, endpoint, socket, bound, accept, watcher, told, state: State::Open })
     }
 
     pub(super) fn id(&self) -> ListenerId {
@@ -68,6 +72,10 @@ impl Listener {
         &self.endpoint
     }
 
+    pub(super) fn socket(&self) -> Option<&Arc<UdpSocket>> {
+        self.socket.as_ref()
+    }
+
     pub(super) fn is_over(&self) -> bool {
         self.state == State::Over
     }
@@ -76,14 +84,14 @@ impl Listener {
     pub(super) fn reaches(&self, to: SocketAddr) -> bool {
         let from = self.bound.ip();
         self.state == State::Open
-            && !self.relayed
+            && self.socket.is_some()
             && from.is_ipv4() == to.is_ipv4()
             && (from.is_unspecified() || from.is_loopback() == to.ip().is_loopback())
     }
 
     /// Whether it is one at a TURN server from which this address can be dialled.
     pub(super) fn is_relayed_to(&self, to: SocketAddr) -> bool {
-        self.relayed && self.state == State::Open && self.bound.is_ipv4() == to.is_ipv4()
+        self.socket.is_none() && self.state == State::Open && self.bound.is_ipv4() == to.is_ipv4()
     }
 
     /// Closes the socket's connections too.
@@ -97,6 +105,7 @@ impl Listener {
     pub(super) fn poll(
         &mut self,
         door: &Door,
+        punches: &mut Punches,
         handshake_timeout: Duration,
         cx: &mut Context<'_>,
     ) -> Poll<Event> {
@@ -123,7 +132,8 @@ impl Listener {
             };
             self.accept = next(&self.endpoint);
             let remote = incoming.remote_address();
-            if let Some(connecting) = admit(incoming, door) {
+            let connecting = admit(incoming, door);
+            if let Some(connecting) = connecting.and_then(|came| punches.take(remote, came)) {
                 return Poll::Ready(TransportEvent::Incoming {
                     listener_id,
                     upgrade: shake_hands(connecting, handshake_timeout).boxed(),
@@ -139,7 +149,7 @@ impl Listener {
     fn poll_addresses(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
         let listener_id = self.id;
         let Some(watcher) = &mut self.watcher else {
-            return if !self.relayed && self.told.insert(self.bound.ip()) {
+            return if self.socket.is_some() && self.told.insert(self.bound.ip()) {
                 let listen_addr = multiaddr(self.bound);
                 Poll::Ready(TransportEvent::NewAddress { listener_id, listen_addr })
             } else {

@@ -6,14 +6,15 @@
 //! side takes itself for connected. Here the door is asked at the first packet, and a refusal is
 //! one packet: 67 us in the same build, less than what TCP takes for accept and close. And while
 //! connections come fast, whoever comes has to prove its address first (Retry, RFC 9000, 8.1.2), so
-//! forged addresses use up nobody's rate and nobody's place. Hole punching (to dial as a listener)
-//! is not there yet.
+//! forged addresses use up nobody's rate and nobody's place. To dial as a listener is to punch a hole
+//! ([`punch`]).
 
 mod config;
 mod listener;
 mod muxer;
+mod punch;
 
-use self::{config::Settings, listener::Listener, muxer::Muxer};
+use self::{config::Settings, listener::Listener, muxer::Muxer, punch::Punches};
 use crate::{Identity, Multiaddr, PeerId, RunError, connections::Door, nat::Sockets};
 use futures::{FutureExt, future::BoxFuture};
 use libp2p::{
@@ -69,6 +70,7 @@ pub(super) struct Quic {
     first: usize,
     /// Endpoints that only dial, where no listener fits: one for IPv4, one for IPv6.
     dialers: [Option<quinn::Endpoint>; 2],
+    punches: Punches,
     /// Addresses at TURN servers.
     sockets: Sockets,
     waker: Option<Waker>,
@@ -88,6 +90,7 @@ impl Quic {
             listeners: Vec::new(),
             first: 0,
             dialers: [None, None],
+            punches: Punches::default(),
             sockets,
             waker: None,
         })
@@ -97,6 +100,15 @@ impl Quic {
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }
+    }
+
+    /// Punches a hole from a socket that listens, which is what the other side was told of.
+    fn punch(&mut self, to: SocketAddr) -> Result<Upgrade, Error> {
+        let listener = self.listeners.iter().find(|listener| listener.reaches(to));
+        let socket = listener.and_then(Listener::socket).cloned();
+        let socket = socket.ok_or(io::ErrorKind::AddrNotAvailable).map_err(io::Error::from)?;
+        let came = self.punches.begin(to)?;
+        Ok(punch::punch(socket, to, came, self.handshake_timeout).boxed())
     }
 
     /// From which socket to dial: one that listens, so that others see the port this node is
@@ -142,8 +154,8 @@ impl Transport for Quic {
                 Listener::relayed(id, endpoint).map_err(Error::Io)?
             }
             None => {
-                let endpoint = self.settings.listening(socket).map_err(Error::Io)?;
-                Listener::new(id, endpoint).map_err(Error::Io)?
+                let (endpoint, socket) = self.settings.listening(socket).map_err(Error::Io)?;
+                Listener::new(id, endpoint, socket).map_err(Error::Io)?
             }
         };
         self.listeners.push(listener);
@@ -164,9 +176,10 @@ impl Transport for Quic {
         opts: DialOpts,
     ) -> Result<Self::Dial, TransportError<Self::Error>> {
         let to = socket_addr(&addr).filter(|to| to.port() != 0 && !to.ip().is_unspecified());
-        let (Some(to), Role::Dialer) = (to, opts.role) else {
-            return Err(TransportError::MultiaddrNotSupported(addr));
-        };
+        let Some(to) = to else { return Err(TransportError::MultiaddrNotSupported(addr)) };
+        if opts.role == Role::Listener {
+            return Ok(self.punch(to)?);
+        }
         let endpoint = self.endpoint_to(to, opts.port_use == PortUse::Reuse).map_err(Error::Io)?;
         let (client, limit) = (self.settings.client(), self.handshake_timeout);
         // Nothing is sent until somebody waits for it.
@@ -184,7 +197,8 @@ impl Transport for Quic {
         for offset in 0..listeners {
             let at = (this.first + offset) % listeners;
             let Some(listener) = this.listeners.get_mut(at) else { continue };
-            if let Poll::Ready(event) = listener.poll(&this.door, this.handshake_timeout, cx) {
+            let (door, limit) = (&this.door, this.handshake_timeout);
+            if let Poll::Ready(event) = listener.poll(door, &mut this.punches, limit, cx) {
                 this.first = at + 1;
                 return Poll::Ready(event);
             }

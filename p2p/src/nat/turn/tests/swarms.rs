@@ -4,7 +4,10 @@ use super::{coturn::Coturn, running::Running};
 use crate::{
     Config, Identity, Metrics, Multiaddr, PeerId,
     connections::Door,
-    nat::turn::{socket::Sockets, worker::Told},
+    nat::{
+        strategies::Shared,
+        turn::{socket::Sockets, worker::Told},
+    },
     testnet, transport,
 };
 use futures::{AsyncReadExt, AsyncWriteExt, StreamExt};
@@ -37,8 +40,9 @@ fn network(n: u8, sockets: &Sockets) -> (PeerId, Network) {
     let metrics = Metrics::unregistered().unwrap();
     let (keep, _) = watch::channel(Vec::new());
     let door = Door::new(&config, identity.peer_id(), vec![], keep, metrics.clone());
-    let network = transport::build(&config, &identity, &door, sockets, &metrics).unwrap();
-    (identity.peer_id(), network)
+    let paths = Shared::new(&config.nat.strategies, metrics.nat.clone());
+    let built = transport::build(&config, &identity, &door, &paths, sockets, &metrics);
+    (identity.peer_id(), built.unwrap().0)
 }
 
 fn quic(at: SocketAddr) -> Multiaddr {
