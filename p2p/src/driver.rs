@@ -413,7 +413,7 @@ impl Running {
                 }
                 let reason = reason.err().map_or_else(|| "closed".to_owned(), |e| e.to_string());
                 tracing::warn!(?addresses, reason, "an overlay listener has closed");
-                if self.swarm.listeners().next().is_none() {
+                if peers::listens(&self.swarm).next().is_none() {
                     return Err(RunError::ListenersGone { reason });
                 }
             }
@@ -514,7 +514,7 @@ impl Running {
     fn on_tick(&mut self) {
         let now = Instant::now();
         self.nat.on_tick(now);
-        self.dht.on_tick(&mut self.swarm.behaviour_mut().kad, now, unix_ms());
+        self.dht.on_tick(self.swarm.behaviour_mut().dht(), now, unix_ms());
         self.peers.on_tick(now, unix_ms());
         self.swarm.behaviour_mut().dialling.on_tick(now);
         self.swarm.behaviour_mut().paths.on_tick(now);
@@ -570,10 +570,10 @@ impl Running {
             let same = shown.connected == peers.connected_count()
                 && shown.routing_table == dht.routing_table()
                 && shown.fewest_listeners == gossip.fewest_listeners()
-                && shown.listen.iter().eq(swarm.listeners());
+                && shown.listen.iter().eq(peers::listens(swarm));
             if !same {
                 *shown = Changes {
-                    listen: swarm.listeners().cloned().collect(),
+                    listen: peers::listens(swarm).cloned().collect(),
                     connected: peers.connected_count(),
                     routing_table: dht.routing_table(),
                     fewest_listeners: gossip.fewest_listeners(),

@@ -129,7 +129,9 @@ pub trait P2pApi {
     async fn dht_status(&self) -> RpcResult<dht::Status>;
 
     /// How this node can be reached from outside and how sure that is: state, kind of NAT, its
-    /// addresses with their standing, the router's mappings, the STUN servers' last answers.
+    /// addresses with their standing, the router's mappings, the STUN servers' last answers, the relays
+    /// that hold a place for it, what it carries for others, and how each connected peer is connected
+    /// (`direct`, `punched` or `relayed`).
     #[method(name = "p2p_v1_natStatus")]
     async fn nat_status(&self) -> RpcResult<nat::Status>;
 
@@ -139,8 +141,8 @@ pub trait P2pApi {
     async fn peers(&self) -> RpcResult<Vec<peers::PeerView>>;
 
     /// All that this node knows of one peer (a PeerId, or an overlay key in hexadecimal), connected or
-    /// not: connection, book, failing dials, ban, and why it is scored so, in words. Tells addresses,
-    /// so unsafe.
+    /// not: connection, book, failing dials, the last attempts to reach it, ban, and why it is scored
+    /// so, in words. Tells addresses, so unsafe.
     #[method(name = "p2p_v1_peer", with_extensions)]
     async fn peer(&self, peer: String) -> RpcResult<Peer>;
 

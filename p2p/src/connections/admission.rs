@@ -21,7 +21,8 @@ use std::{
 const MAX_LEAVING: usize = 16;
 
 /// Peers that are expected to open or take one more connection, at most: 256 * 60 bytes = 15 KB. A
-/// node asks for few dial-backs at a time, and gives few.
+/// node asks for few dial-backs at a time, and gives few; holes are punched where a connection
+/// through a relay is new.
 const MAX_EXPECTED: usize = 256;
 
 /// What becomes of an arrival that is not refused.
@@ -33,7 +34,7 @@ pub(crate) enum Entry {
     Prove,
 }
 
-/// Dial-backs for others that are remembered as such, the oldest leaving first: 256 * 8 bytes.
+/// Dials about an address that are remembered as such, the oldest leaving first: 256 * 8 bytes.
 /// Fewer are under way.
 const MAX_DIAL_BACKS: usize = 256;
 
@@ -75,8 +76,7 @@ pub(crate) struct Admission {
     extra_for: Duration,
     /// Peers that dial back or are dialled back, until when. Bounded by [`MAX_EXPECTED`].
     expected: HashMap<PeerId, Instant>,
-    /// Connections that this node opens for others, to see whether an address of theirs works.
-    /// Bounded by [`MAX_DIAL_BACKS`].
+    /// Connections that this node opens to see whether an address works. Bounded by [`MAX_DIAL_BACKS`].
     dial_backs: VecDeque<ConnectionId>,
 }
 
@@ -115,8 +115,8 @@ impl Admission {
         }
     }
 
-    /// A peer dials back, or is dialled back: a connection that would be one too many otherwise. It
-    /// is allowed for a short time, unless too many are expected already.
+    /// A peer dials back, is dialled back, or punches a hole: a connection that would be one too many
+    /// otherwise. It is allowed for a short time, unless too many are expected already.
     pub(crate) fn expect(&mut self, peer: &PeerId, now: Instant) {
         self.expected.retain(|_, until| *until > now);
         if self.expected.len() < MAX_EXPECTED || self.expected.contains_key(peer) {
@@ -124,8 +124,7 @@ impl Admission {
         }
     }
 
-    /// A dial is for another's sake: how it ends says something of the address and nothing of the
-    /// peer.
+    /// A dial is about an address: how it ends says something of that and nothing of the peer.
     pub(crate) fn dials_back(&mut self, id: ConnectionId) {
         if self.dial_backs.len() >= MAX_DIAL_BACKS {
             self.dial_backs.pop_front();

@@ -53,10 +53,10 @@ pub struct Config {
     /// Known sources, the one not seen for longest leaving first. Default 4,096. Worst case:
     /// 4,096 * 96 bytes = 400 KB.
     pub max_known: usize,
-    /// Connections that a peer may have beyond `peers.max_per_peer` while it is dialled back or
-    /// dials back. Default 2.
+    /// Connections that a peer may have beyond `peers.max_per_peer` while it is dialled back, dials
+    /// back, or punches a hole. Default 2.
     pub extra_per_peer: usize,
-    /// How long after such a dial-back was asked for they are allowed. Default 30 s.
+    /// How long after such a dial was asked for they are allowed. Default 30 s.
     #[serde(with = "humantime_serde")]
     pub extra_for: Duration,
     /// Bans, of peers and of addresses together. Default 10,000. Worst case: 10,000 * 400 bytes = 4

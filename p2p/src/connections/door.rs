@@ -64,17 +64,19 @@ impl Door {
         decision.ok()
     }
 
-    /// A peer dials back or is dialled back, for which it gets more places for a short time.
+    /// A peer dials back, is dialled back, or punches a hole, for which it gets more places for a short
+    /// time.
     pub(crate) fn expect(&self, peer: &PeerId) {
         self.lock().expect(peer, now().instant);
     }
 
-    /// A dial is for another's sake, who wants to know whether an address works.
+    /// A dial is about an address: for another's sake, who wants to know whether it works, or to find
+    /// a better way to a peer that is connected.
     pub(crate) fn dials_back(&self, id: ConnectionId) {
         self.lock().dials_back(id);
     }
 
-    /// Whether a dial is, or was, for another's sake.
+    /// Whether a dial is, or was, about an address, so that it says nothing of the peer if it fails.
     pub(crate) fn is_dial_back(&self, id: ConnectionId) -> bool {
         self.lock().is_dial_back(id)
     }

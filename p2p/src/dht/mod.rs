@@ -3,7 +3,7 @@
 //! libp2p's kad keeps the routing table and answers others. The rest is ours: the lookups (`lookup`,
 //! pure; `searches`, those under way), the client side of the protocol on the wire (`client`), who
 //! waits for which lookup ([`queries`]), the record store ([`Store`]), when what is announced to whom
-//! (`sweep`), who enters the routing table and who leaves it (`admission`, `routing`), and what is
+//! (`sweep`, and `moves` after this node has moved), who enters the routing table and who leaves it (`admission`, `routing`), and what is
 //! kept over a restart (`disk`).
 //!
 //! ```text
@@ -23,6 +23,7 @@ mod keeping;
 mod key;
 pub(crate) mod lookup;
 mod metrics;
+mod moves;
 pub(crate) mod network;
 pub mod queries;
 mod routing;

@@ -4,6 +4,7 @@ use super::{
     Announced, Class, Command, Config, Key, ProvideError, Rank, Status, Store, admission, client,
     disk::Disk,
     finder::{Errand, Finder, Finished, Purpose, Waiter},
+    moves::Moves,
     queries::Query,
     routing::{self, Seen},
     sweep::{self, Announcer},
@@ -49,6 +50,7 @@ pub(crate) struct Dht {
     outputs: VecDeque<Output>,
     routing_table: usize,
     pub(super) routing: routing::Routing,
+    moves: Moves,
 }
 
 /// kad as configured, with a store of our own and nothing republished by itself.
@@ -103,6 +105,7 @@ impl Dht {
             outputs: VecDeque::new(),
             routing_table: 0,
             routing: routing::Routing::new(limits, policy, upkeep),
+            moves: Moves::new(&config.sweep),
         }
     }
 
@@ -302,7 +305,12 @@ impl Dht {
         }
     }
 
-    pub(crate) fn on_tick(&mut self, kad: &mut Behaviour, now: Instant, now_ms: u64) {
+    pub(crate) fn on_tick(&mut self, parts: Behaviours<'_>, now: Instant, now_ms: u64) {
+        let Behaviours { kad, client } = parts;
+        if self.moves.on_tick(&client.own_addresses(), self.routing_table > 0, now) {
+            tracing::debug!("announced anew: this node is reached elsewhere");
+            self.announcer.moved(now);
+        }
         kad.store_mut().expire(now, EXPIRE_PER_TICK);
         let left = kad.store_mut().take_left();
         self.metrics.kad_records_expired.inc_by(left.expired);

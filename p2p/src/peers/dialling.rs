@@ -47,7 +47,7 @@ struct Young {
 /// The behaviour.
 pub(crate) struct Behaviour {
     breaker: Breaker,
-    /// Knows which dials are for others' sake: those are neither refused nor judged.
+    /// Knows which dials are about an address: those are neither refused nor judged.
     door: Door,
     settle: Duration,
     /// Connections younger than `settle`; bounded by the connections there may be.

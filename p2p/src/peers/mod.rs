@@ -34,4 +34,4 @@ pub(crate) use handle::{Command, Ends, channel};
 pub use record::{LocalServices, RecordError, Roles, ServiceRecord, Validity};
 pub use region::{BadRegion, Region};
 pub(crate) use table::Direction;
-pub(crate) use task::{Context, FAILURES, Parts, Peers};
+pub(crate) use task::{Context, FAILURES, Parts, Peers, listens};

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     AddressPolicy, Identity, Metrics, Multiaddr, PeerId, Protocols, Reputation, Standing,
-    address::ip_of,
+    address::{ip_of, is_circuit},
     behaviour::Behaviour,
     connections::{Ban, BanError, BanTarget, Door, Refused, UnbanError},
     dht::{Dht, Seen},
@@ -140,7 +140,7 @@ impl Peers {
         Status {
             peer_id: self.identity.peer_id().to_string(),
             key: hex::encode(self.identity.key()),
-            listen_addrs: text(cx.swarm.listeners().cloned().collect()),
+            listen_addrs: text(listens(cx.swarm).cloned().collect()),
             external_addrs: text(cx.swarm.external_addresses().cloned().collect()),
             connected_peers: self.table.len(),
             connections: self.table.connections(),
@@ -518,6 +518,11 @@ impl Peers {
     pub(crate) fn connected_count(&self) -> usize {
         self.table.len()
     }
+}
+
+/// The addresses that are listened on; what is listened on at a relay is the relay's.
+pub(crate) fn listens(swarm: &Swarm<Behaviour>) -> impl Iterator<Item = &Multiaddr> {
+    swarm.listeners().filter(|addr| !is_circuit(addr))
 }
 
 fn standing(reputation: &dyn Reputation, peer: &PeerId) -> Option<Standing> {

@@ -363,6 +363,8 @@ pub fn config() -> Config {
     config.bootstrap.ask_every = Duration::from_secs(1);
     config.dht.retry_base = Duration::from_millis(200);
     config.dht.sweep.collect = Duration::from_millis(50);
+    config.dht.sweep.moved_settle = Duration::from_millis(200);
+    config.dht.sweep.moved_apart = Duration::from_secs(1);
     config.peers.breaker.base = Duration::from_millis(200);
     config.peers.breaker.max_alone = Duration::from_secs(1);
     config.peers.breaker.max = Duration::from_secs(2);

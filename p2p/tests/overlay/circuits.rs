@@ -1,10 +1,13 @@
 //! Through relays: places at them, connections through them, and what becomes of those.
 
-use crate::hidden::{Hidden, Seen, silent_relay};
+use crate::{
+    hidden::{Hidden, Seen, silent_relay},
+    teller::{Teller, names, question},
+};
 use libp2p::multiaddr::Protocol;
 use nsn_p2p::{
     Config, Identity, Multiaddr, PeerId,
-    dht::Key,
+    dht::{Class, Key},
     nat::{Method, Status, Strategy, Use},
     peers::ConnectError,
     testnet::{self, Node},
@@ -18,8 +21,8 @@ fn start(n: u8, bootnodes: Vec<Multiaddr>, tweak: impl FnOnce(&mut Config)) -> N
     let mut config = testnet::config();
     config.bootstrap.bootnodes = bootnodes;
     config.nat.strategies.order = vec![Strategy::Direct, Strategy::Relay];
-    config.nat.relay.client.ask_after = Duration::ZERO;
     config.nat.relay.client.retry = Duration::from_millis(200);
+    config.dht.cache = 0;
     tweak(&mut config);
     let identity = Identity::from_secret([n; 32]).unwrap();
     Node::start(config, identity, testnet::GENESIS, &Arc::default()).unwrap()
@@ -47,6 +50,20 @@ async fn status(node: &Node, what: &str, wanted: impl Fn(&Status) -> bool) -> St
 fn method(status: &Status, peer: PeerId) -> Option<Method> {
     let peer = peer.to_string();
     status.connections.iter().find(|known| known.peer_id == peer).map(|known| known.method)
+}
+
+/// Waits until the node finds a provider by the directory.
+async fn finds(node: &Node, key: Key, provider: PeerId) {
+    let found = async {
+        loop {
+            let found = node.overlay.dht.find_providers(key, 20).await;
+            if found.is_ok_and(|found| found == [provider]) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, found).await.unwrap();
 }
 
 fn failures(strategy: &str, reason: &str) -> &'static str {
@@ -133,6 +150,54 @@ async fn a_node_whose_relay_is_gone_finds_another() {
     }
 }
 
+/// A provider whose relay goes away: who keeps its records tells where it is reached now.
+#[tokio::test]
+async fn records_follow_a_provider_to_its_next_relay() {
+    let relays = [start(1, vec![], |_| {}), start(2, vec![], |_| {})];
+    let mut bootnodes = Vec::new();
+    for relay in &relays {
+        bootnodes.push(relay.address().await.unwrap());
+    }
+    let keeper = start(4, bootnodes.clone(), |config| config.nat.relay.server.enabled = false);
+    bootnodes.push(keeper.address().await.unwrap());
+    let node = start(3, bootnodes, |config| {
+        config.nat.relay.client.enabled = Use::Always;
+        config.nat.relay.client.reservations = 1;
+    });
+    let held = status(&node, "a place", |status| status.reservations.len() == 1).await;
+    let address: Multiaddr = held.reservations[0].address.parse().unwrap();
+    let key = Key::content(&[5; 32]);
+    node.overlay.dht.provide(key, Class::Kept).await.unwrap();
+    let mut asker = Teller::connect(9, keeper.address().await.unwrap()).await;
+    told(&mut asker, key, &address).await;
+
+    let first = held.reservations[0].relay.clone();
+    let [a, b] = relays;
+    let (gone, other) = if first == a.peer_id().to_string() { (a, b) } else { (b, a) };
+    gone.stop().await.unwrap().unwrap();
+    let moved = status(
+        &node,
+        "another place",
+        |status| matches!(&status.reservations[..], [held] if held.relay != first),
+    )
+    .await;
+    let second: Multiaddr = moved.reservations[0].address.parse().unwrap();
+    told(&mut asker, key, &second).await;
+    for node in [node, other, keeper] {
+        node.stop().await.unwrap().unwrap();
+    }
+}
+
+/// Waits until a record names an address.
+async fn told(asker: &mut Teller, key: Key, address: &Multiaddr) {
+    let named = async {
+        while !names(&asker.say(question(key.as_bytes())).await, &address.to_vec()) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, named).await.unwrap();
+}
+
 /// All circuits of a relay are in use: the next is refused, with the reason, and who wanted it finds
 /// the other relay by the provider's own record.
 #[tokio::test]
@@ -142,7 +207,6 @@ async fn a_relay_that_is_full_refuses_and_the_next_relay_is_tried() {
     let free = start(2, vec![at_full.clone()], |_| {});
     let at_free = free.address().await.unwrap();
     let mut provider = Hidden::start(7);
-    // Of two, the record names the newer one first.
     provider.reserve(&at_free).await;
     provider.reserve(&at_full).await;
     let mut first = Hidden::start(8);
@@ -161,13 +225,9 @@ async fn a_relay_that_is_full_refuses_and_the_next_relay_is_tried() {
     full.wait_for_metric(refusals, 1.0).await.unwrap();
 
     let key = Key::content(&[5; 32]);
-    provider.provide(key).await;
-    let found = async {
-        while node.overlay.dht.find_providers(key, 20).await.unwrap() != [provider.peer_id] {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, found).await.unwrap();
+    let reached = [provider.through(&at_full), provider.through(&at_free)];
+    provider.provide(key, full.peer_id(), &reached).await;
+    finds(&node, key, provider.peer_id).await;
     // It offers nothing; that it can be asked is what this is about.
     let _ = node.overlay.peers.service_record(provider.peer_id).await;
     let reached = |s: &Status| method(s, provider.peer_id) == Some(Method::Relayed);
@@ -240,8 +300,8 @@ async fn a_relayed_connection_becomes_one_through_a_hole_and_the_relayed_one_goe
     let punched = |s: &Status| method(s, other.peer_id) == Some(Method::Punched);
     status(&node, "a hole", punched).await;
     other.until(Seen::Closed { peer: node.peer_id(), relayed: true }).await;
-    let successes = "nsn_p2p_nat_traversal_successes_total{strategy=\"punch\"}";
-    node.wait_for_metric(successes, 1.0).await.unwrap();
+    let attempts = "nsn_p2p_nat_traversal_attempts_total{strategy=\"punch\"}";
+    node.wait_for_metric(attempts, 1.0).await.unwrap();
     let after = status(&node, "one connection of each", |s| s.connections.len() == 2).await;
     assert_eq!(method(&after, other.peer_id), Some(Method::Punched));
     for node in [node, relay] {
@@ -257,23 +317,14 @@ async fn a_record_that_names_a_silent_relay_does_not_keep_one_from_the_good_one(
     let at_relay = relay.address().await.unwrap();
     let mut provider = Hidden::start(7);
     provider.reserve(&at_relay).await;
-    provider.claim(provider.through(&silent)).await;
     let key = Key::content(&[5; 32]);
-    provider.provide(key).await;
+    let reached = [provider.through(&silent), provider.through(&at_relay)];
+    provider.provide(key, relay.peer_id(), &reached).await;
     let node = start(3, vec![at_relay], |config| {
         config.nat.strategies.relay_timeout = Duration::from_millis(300);
         config.nat.strategies.next_relay = Duration::from_secs(100);
     });
-    let found = async {
-        loop {
-            let found = node.overlay.dht.find_providers(key, 20).await;
-            if found.is_ok_and(|found| found == [provider.peer_id]) {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, found).await.unwrap();
+    finds(&node, key, provider.peer_id).await;
     let _ = node.overlay.peers.service_record(provider.peer_id).await;
     let reached = |s: &Status| method(s, provider.peer_id) == Some(Method::Relayed);
     status(&node, "the provider", reached).await;

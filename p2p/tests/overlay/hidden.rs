@@ -1,6 +1,6 @@
 //! A peer that nobody reaches directly: stock libp2p with its relay client, and relays that are none.
 
-use crate::stranger::Bytes;
+use crate::{stranger::Bytes, teller};
 use futures::StreamExt;
 use libp2p::{
     StreamProtocol, Swarm, Transport,
@@ -11,7 +11,6 @@ use libp2p::{
     },
     dcutr, identify,
     identity::Keypair,
-    kad,
     multiaddr::Protocol,
     noise, quic, relay,
     request_response::{self, ProtocolSupport},
@@ -37,6 +36,8 @@ pub(crate) enum Seen {
     Failed,
     /// Somebody says where it is seen.
     Candidate,
+    /// A record was read.
+    Told,
     /// A connection is gone.
     Closed { peer: PeerId, relayed: bool },
 }
@@ -45,15 +46,15 @@ pub(crate) enum Seen {
 enum Order {
     Dial(DialOpts),
     Listen(Multiaddr),
-    Provide(Key),
-    Claim(Multiaddr),
+    Say(PeerId, Vec<u8>),
 }
 
 #[derive(NetworkBehaviour)]
 struct Behaviour {
     relay: relay::client::Behaviour,
     identify: identify::Behaviour,
-    kad: kad::Behaviour<kad::store::MemoryStore>,
+    /// kad's protocol by hand: kad itself would dial whomever it hears of.
+    records: request_response::Behaviour<Bytes>,
     punch: Toggle<dcutr::Behaviour>,
 }
 
@@ -106,14 +107,16 @@ impl Hidden {
             .boxed();
         let chain = Protocols::new(&testnet::GENESIS).chain().to_owned();
         let name = StreamProtocol::try_from_owned(format!("{chain}/kad/1")).unwrap();
-        let store = kad::store::MemoryStore::new(peer_id);
-        let mut kad = kad::Behaviour::with_config(peer_id, store, kad::Config::new(name));
-        kad.set_mode(Some(kad::Mode::Client));
+        let records = request_response::Behaviour::with_codec(
+            Bytes,
+            [(name, ProtocolSupport::Outbound)],
+            request_response::Config::default().with_request_timeout(PATIENCE),
+        );
         let identify = identify::Config::new(chain, keypair.public());
         let behaviour = Behaviour {
             relay,
             identify: identify::Behaviour::new(identify),
-            kad,
+            records,
             punch: punches.then(|| dcutr::Behaviour::new(peer_id)).into(),
         };
         let settings = swarm::Config::with_tokio_executor()
@@ -130,7 +133,7 @@ impl Hidden {
                         continue;
                     }
                 };
-                if let Some(seen) = what(&mut swarm, happened) {
+                if let Some(seen) = what(happened) {
                     let _ = tell.send(seen).await;
                 }
             }
@@ -160,13 +163,13 @@ impl Hidden {
         self.order(Order::Dial(DialOpts::unknown_peer_id().address(at).build())).await;
     }
 
-    /// Says that it is reached there.
-    pub(crate) async fn claim(&self, at: Multiaddr) {
-        self.order(Order::Claim(at)).await;
-    }
-
-    pub(crate) async fn provide(&self, key: Key) {
-        self.order(Order::Provide(key)).await;
+    /// Has a node that it is connected to keep the record that it provides a key and is reached there.
+    pub(crate) async fn provide(&mut self, key: Key, node: PeerId, reached: &[Multiaddr]) {
+        let record = teller::record(key.as_bytes(), self.peer_id, reached);
+        // The answer to a question after it says that it was read.
+        let question = teller::question(key.as_bytes());
+        self.order(Order::Say(node, [record, question].concat())).await;
+        self.until(Seen::Told).await;
     }
 
     /// Gets a place at a relay.
@@ -188,29 +191,20 @@ fn obey(swarm: &mut Swarm<Behaviour>, order: Order) {
         Order::Listen(at) => {
             swarm.listen_on(at).unwrap();
         }
-        Order::Provide(key) => {
-            let key = kad::RecordKey::new(key.as_bytes());
-            swarm.behaviour_mut().kad.start_providing(key).unwrap();
+        Order::Say(to, bytes) => {
+            swarm.behaviour_mut().records.send_request(&to, bytes);
         }
-        Order::Claim(at) => swarm.add_external_address(at),
     }
 }
 
-fn what(swarm: &mut Swarm<Behaviour>, event: SwarmEvent<BehaviourEvent>) -> Option<Seen> {
+fn what(event: SwarmEvent<BehaviourEvent>) -> Option<Seen> {
     Some(match event {
         SwarmEvent::Behaviour(BehaviourEvent::Relay(
             relay::client::Event::ReservationReqAccepted { relay_peer_id, .. },
         )) => Seen::Reserved(relay_peer_id),
-        SwarmEvent::Behaviour(BehaviourEvent::Identify(identify::Event::Received {
-            peer_id,
-            info,
+        SwarmEvent::Behaviour(BehaviourEvent::Records(request_response::Event::Message {
             ..
-        })) => {
-            for addr in info.listen_addrs {
-                swarm.behaviour_mut().kad.add_address(&peer_id, addr);
-            }
-            return None;
-        }
+        })) => Seen::Told,
         SwarmEvent::ListenerClosed { .. } => Seen::Refused,
         SwarmEvent::ConnectionEstablished { peer_id, endpoint, .. } => {
             Seen::Connected { peer: peer_id, relayed: endpoint.is_relayed() }

@@ -83,6 +83,17 @@ pub struct Config {
     /// again. Until then it is neither announced nor answered for. Default 1 h.
     #[serde(with = "humantime_serde")]
     pub claim_within: Duration,
+    /// How long this node has to have other addresses than its records tell until keys are announced
+    /// anew. Default 2 s.
+    #[serde(with = "humantime_serde")]
+    pub moved_settle: Duration,
+    /// Shortest time between two such announcements. Default 1 min.
+    #[serde(with = "humantime_serde")]
+    pub moved_apart: Duration,
+    /// Keys that are announced anew then, at random. A peer keeps the addresses of a provider once for
+    /// all its records, so where there are no more than as many peers hold any, all of them hear of
+    /// the move; others with the next renewals. Default 256: up to 5,120 peers.
+    pub moved_keys: usize,
 }
 
 impl Default for Config {
@@ -107,6 +118,9 @@ impl Default for Config {
             remember: Duration::from_secs(300),
             refused_max: Duration::from_secs(HOUR),
             claim_within: Duration::from_secs(HOUR),
+            moved_settle: Duration::from_secs(2),
+            moved_apart: Duration::from_secs(60),
+            moved_keys: 256,
         }
     }
 }
@@ -129,6 +143,7 @@ impl Config {
             ("dht.sweep.bound_peer_rate", as_usize(self.bound_peer_rate)),
             ("dht.sweep.rate", as_usize(self.rate)),
             ("dht.sweep.attempts", as_usize(self.attempts)),
+            ("dht.sweep.moved_keys", self.moved_keys),
         ] {
             if value == 0 {
                 return fail(setting, "must be above zero");

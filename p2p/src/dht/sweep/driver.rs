@@ -142,6 +142,11 @@ impl Announcer {
         self.sweep.retry_failed(now);
     }
 
+    /// This node has other addresses than it has told.
+    pub(crate) fn moved(&mut self, now: Instant) {
+        self.sweep.moved(now);
+    }
+
     /// Does the next part of what is to be done. `reachable` says that the routing table holds
     /// anybody.
     pub(crate) fn advance(

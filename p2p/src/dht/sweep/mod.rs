@@ -58,6 +58,7 @@ use prefix::Prefix;
 use provided::{Kind, Provided, place};
 use random::Random;
 use std::{
+    cell::Cell,
     collections::{HashMap, VecDeque},
     time::{Duration, Instant},
 };
@@ -164,6 +165,19 @@ impl Sweep {
     /// Tries at once whatever failed. For when the first peers appear.
     pub(crate) fn retry_failed(&mut self, now: Instant) {
         self.provided.due_now(now, |entry| entry.failures > 0);
+        self.stirred = true;
+    }
+
+    /// This node has other addresses than it has told: some keys are announced anew.
+    pub(crate) fn moved(&mut self, now: Instant) {
+        let keys = self.provided.kept() + self.provided.cached();
+        let every = keys.div_ceil(self.config.moved_keys.max(1)).max(1);
+        // The order of a hash table is as good as random.
+        let passed = Cell::new(0usize);
+        self.provided.due_now(now, |entry| {
+            let at = passed.replace(passed.get() + 1);
+            entry.announced_ms.is_some() && at.is_multiple_of(every)
+        });
         self.stirred = true;
     }
 

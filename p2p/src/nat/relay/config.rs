@@ -64,8 +64,8 @@ pub struct Client {
     /// Whether only peers are asked that an account in good standing answers for, and bootnodes,
     /// which the operator chose. Default `auto`: where `address_policy` is `global`.
     pub bound_only: When,
-    /// How long this node has to be without such an address until relays are asked: a router's mapping
-    /// may be dialled back meanwhile. Default 1 s.
+    /// How long this node has to be without such an address until relays are asked. Default 0 s: what
+    /// it provides is announced soon after it has come, with the addresses that it has by then.
     #[serde(with = "humantime_serde")]
     pub ask_after: Duration,
     /// How long this node has to be reached directly until reservations are given back. Default 5
@@ -124,7 +124,7 @@ impl Default for Client {
             enabled: Use::Auto,
             reservations: 2,
             bound_only: When::Auto,
-            ask_after: Duration::from_secs(1),
+            ask_after: Duration::ZERO,
             release_after: Duration::from_secs(300),
             timeout: Duration::from_secs(5),
             retry: Duration::from_secs(10),

@@ -65,29 +65,23 @@ impl Scene {
     fn peers_asked(&mut self) -> Vec<PeerId> {
         self.asks().into_iter().map(|(peer, _)| peer).collect()
     }
-
-    fn begun(mut self) -> Self {
-        self.poll(true);
-        self.now += Config::default().ask_after;
-        self
-    }
 }
 
 #[test]
 fn none_is_asked_before_it_is_clear_that_one_is_needed() {
-    let mut scene = Scene::new(|_| {});
+    let mut scene = Scene::new(|config| config.ask_after = SECOND);
     scene.offers(1, 1, Some(500), 10);
     assert_eq!(scene.asks(), []);
-    scene.now += Config::default().ask_after;
+    scene.now += SECOND;
     assert_eq!(scene.poll(false), [], "an address was confirmed");
     assert_eq!(scene.asks(), [], "it begins anew");
-    scene.now += Config::default().ask_after;
+    scene.now += SECOND;
     assert_eq!(scene.peers_asked(), [peer(1)]);
 }
 
 #[test]
 fn the_best_reputation_goes_first_then_the_nearest() {
-    let mut scene = Scene::new(|config| config.reservations = 4).begun();
+    let mut scene = Scene::new(|config| config.reservations = 4);
     scene.offers(1, 1, Some(510), 50);
     scene.offers(2, 2, Some(560), 20);
     scene.offers(3, 3, Some(900), 200);
@@ -98,7 +92,7 @@ fn the_best_reputation_goes_first_then_the_nearest() {
 
 #[test]
 fn another_network_goes_before_a_better_relay_in_the_same() {
-    let mut scene = Scene::new(|_| {}).begun();
+    let mut scene = Scene::new(|_| {});
     scene.offers(1, 1, Some(900), 10);
     scene.offers(2, 1, Some(900), 10);
     scene.offers(3, 2, Some(100), 90);
@@ -109,7 +103,7 @@ fn another_network_goes_before_a_better_relay_in_the_same() {
 
 #[test]
 fn one_that_refuses_is_replaced_at_once_and_left_alone_for_longer_each_time() {
-    let mut scene = Scene::new(|config| config.reservations = 1).begun();
+    let mut scene = Scene::new(|config| config.reservations = 1);
     scene.offers(1, 1, Some(900), 10);
     scene.offers(2, 2, Some(500), 10);
     let [(first, listener)] = scene.asks()[..] else { panic!() };
@@ -133,7 +127,7 @@ fn one_that_refuses_is_replaced_at_once_and_left_alone_for_longer_each_time() {
 
 #[test]
 fn one_that_does_not_answer_is_not_waited_for() {
-    let mut scene = Scene::new(|config| config.reservations = 1).begun();
+    let mut scene = Scene::new(|config| config.reservations = 1);
     scene.offers(1, 1, Some(900), 10);
     scene.offers(2, 2, Some(500), 10);
     let [(silent, _)] = scene.asks()[..] else { panic!() };
@@ -151,7 +145,7 @@ fn one_that_does_not_answer_is_not_waited_for() {
 
 #[test]
 fn what_is_not_needed_any_more_is_given_back_one_by_one() {
-    let mut scene = Scene::new(|_| {}).begun();
+    let mut scene = Scene::new(|_| {});
     for n in 1..=2 {
         scene.offers(n, n, Some(500), 10);
     }
@@ -198,7 +192,7 @@ proptest! {
     ) {
         let mut scene = Scene::new(|config| {
             (config.reservations, config.max_relays) = (2, 6);
-        }).begun();
+        });
         for n in 0..20 {
             scene.worth.insert(peer(n), u16::from(n) * 50);
         }

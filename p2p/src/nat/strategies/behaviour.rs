@@ -2,7 +2,7 @@
 
 use super::{
     Config,
-    paths::{Action, AttemptView, Known, Paths, Strategy},
+    paths::{Action, AttemptView, Known, Opened, Paths, Strategy},
 };
 use crate::{
     Multiaddr, PeerId, address::is_circuit, connections::Door, metrics::gauge, nat::NatMetrics,
@@ -179,7 +179,8 @@ impl NetworkBehaviour for Behaviour {
                 {
                     paths.goes_over_turn(opened.connection_id);
                 }
-                paths.opened(opened.connection_id, opened.peer_id, relayed, Instant::now());
+                let how = Opened { relayed, inbound: opened.endpoint.is_listener() };
+                paths.opened(opened.connection_id, opened.peer_id, how, Instant::now());
                 if let libp2p::core::ConnectedPoint::Dialer { address, .. } = opened.endpoint
                     && is_circuit(address)
                 {

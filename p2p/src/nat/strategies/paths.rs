@@ -215,6 +215,13 @@ struct Connection {
     closing: bool,
 }
 
+/// What a new connection is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Opened {
+    pub(super) relayed: bool,
+    pub(super) inbound: bool,
+}
+
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
@@ -464,12 +471,16 @@ impl Paths {
     // Connections.
 
     /// A connection is there.
-    pub(super) fn opened(&mut self, id: ConnectionId, peer: PeerId, relayed: bool, now: Instant) {
-        let method = match relayed {
-            true => Method::Relayed,
-            false if self.punches.contains(&id) => Method::Punched,
-            false if self.over_turn.contains(&id) => Method::Turn,
-            false => Method::Direct,
+    pub(super) fn opened(&mut self, id: ConnectionId, peer: PeerId, how: Opened, now: Instant) {
+        // Both sides dial when they punch, and each is let in by the other's dial as well. Nobody else
+        // dials a peer that it has a connection to.
+        let let_in = how.inbound && self.of(&peer).any(|other| other.method == Method::Relayed);
+        let punched = let_in || self.punches.contains(&id);
+        let method = match (how.relayed, punched && self.config.rank(Strategy::Punch).is_some()) {
+            (true, _) => Method::Relayed,
+            (false, _) if self.over_turn.contains(&id) => Method::Turn,
+            (false, true) => Method::Punched,
+            (false, false) => Method::Direct,
         };
         self.connections.insert(id, Connection { peer, method, since: now, closing: false });
         let best = self.best(&peer);

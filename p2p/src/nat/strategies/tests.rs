@@ -2,7 +2,7 @@
 
 use super::{
     Config, Known, Method, Strategy,
-    paths::{Action, AttemptId, CONNECTED, NotTried, Paths, Turn},
+    paths::{Action, AttemptId, CONNECTED, NotTried, Opened, Paths, Turn},
 };
 use crate::{Multiaddr, PeerId, identity::peer_id_of};
 use libp2p::{multiaddr::Protocol, swarm::ConnectionId};
@@ -18,6 +18,10 @@ use std::{
 const HEAD_START: Duration = Duration::from_millis(300);
 const NEXT_RELAY: Duration = Duration::from_secs(2);
 const AFTER: Duration = Duration::from_secs(2);
+
+const RELAYED: Opened = Opened { relayed: true, inbound: false };
+const DIALLED: Opened = Opened { relayed: false, inbound: false };
+const ACCEPTED: Opened = Opened { relayed: false, inbound: true };
 
 fn peer(n: u8) -> PeerId {
     peer_id_of(&[n; 32]).unwrap()
@@ -187,14 +191,14 @@ fn one_that_lies_of_a_peers_relays_pushes_out_none_that_others_tell() {
 #[test]
 fn a_relayed_connection_goes_once_a_better_one_has_lasted() {
     let (mut paths, now) = (paths(|_| {}), Instant::now());
-    paths.opened(id(1), peer(1), true, now);
+    paths.opened(id(1), peer(1), RELAYED, now);
     assert_eq!(paths.methods()[&peer(1)], Method::Relayed);
     paths.punches(id(2));
-    paths.opened(id(2), peer(1), false, now);
+    paths.opened(id(2), peer(1), DIALLED, now);
     assert_eq!(paths.methods()[&peer(1)], Method::Punched);
     assert_eq!(paths.poll(now + AFTER / 2), []);
     // Of another peer: nothing to do with it.
-    paths.opened(id(3), peer(2), true, now);
+    paths.opened(id(3), peer(2), RELAYED, now);
     assert_eq!(paths.poll(now + AFTER), [Action::Close(peer(1), id(1))]);
     assert_eq!(paths.poll(now + AFTER), [], "once");
     paths.closed(id(1));
@@ -203,10 +207,20 @@ fn a_relayed_connection_goes_once_a_better_one_has_lasted() {
 }
 
 #[test]
+fn one_that_comes_in_while_a_relayed_one_is_there_came_through_a_hole() {
+    let (mut paths, now) = (paths(|_| {}), Instant::now());
+    paths.opened(id(1), peer(1), ACCEPTED, now);
+    assert_eq!(paths.methods()[&peer(1)], Method::Direct);
+    paths.opened(id(2), peer(2), RELAYED, now);
+    paths.opened(id(3), peer(2), ACCEPTED, now);
+    assert_eq!(paths.methods()[&peer(2)], Method::Punched);
+}
+
+#[test]
 fn a_better_connection_that_breaks_at_once_costs_nothing() {
     let (mut paths, now) = (paths(|_| {}), Instant::now());
-    paths.opened(id(1), peer(1), true, now);
-    paths.opened(id(2), peer(1), false, now);
+    paths.opened(id(1), peer(1), RELAYED, now);
+    paths.opened(id(2), peer(1), DIALLED, now);
     paths.closed(id(2));
     assert_eq!(paths.poll(now + AFTER), []);
 }
@@ -216,21 +230,21 @@ fn a_peer_that_is_reached_through_a_relay_is_tried_where_it_says_it_is() {
     let (mut paths, now) = (paths(|config| config.retries = 3), Instant::now());
     paths.told(peer(1), &[direct(1)], now);
     assert_eq!(paths.poll(now), [], "it is not connected");
-    paths.opened(id(1), peer(1), true, now);
+    paths.opened(id(1), peer(1), RELAYED, now);
     paths.told(peer(1), &[direct(1), circuit(2)], now);
-    let dial = Action::Dial(peer(1), vec![direct(1)]);
-    assert_eq!(paths.poll(now), [dial.clone()], "at once");
+    let dial = [Action::Dial(peer(1), vec![direct(1)])];
+    assert_eq!(paths.poll(now), dial, "at once");
     let (mut at, mut dials) = (now, Vec::new());
     for second in 1..1000u64 {
         at = now + Duration::from_secs(second);
-        if paths.poll(at) == [dial.clone()] {
+        if paths.poll(at) == dial {
             dials.push(second);
         }
     }
     assert_eq!(dials, [30, 90], "three times in all, the wait doubled");
     paths.told(peer(1), &[direct(7)], at);
     assert_eq!(paths.poll(at), [Action::Dial(peer(1), vec![direct(7)])], "it is elsewhere now");
-    paths.opened(id(2), peer(1), false, at);
+    paths.opened(id(2), peer(1), DIALLED, at);
     assert!(paths.poll(at + AFTER).iter().all(|a| matches!(a, Action::Close(..))));
 }
 
@@ -301,7 +315,8 @@ proptest! {
                 }
                 Step::Opened(n, p, relayed) => {
                     if open.insert(n, p).is_none_or(|before| before == p) {
-                        paths.opened(id(n), peer(p), relayed, now);
+                        let how = Opened { relayed, inbound: n % 2 == 0 };
+                        paths.opened(id(n), peer(p), how, now);
                     } else {
                         open.remove(&n);
                         paths.closed(id(n));

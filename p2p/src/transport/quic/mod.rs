@@ -257,7 +257,66 @@ fn unspecified(like: SocketAddr) -> SocketAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Metrics, testnet};
+    use futures::future::{join, poll_fn};
     use proptest::prelude::*;
+
+    const LIMIT: Duration = Duration::from_secs(10);
+
+    /// A transport that listens on loopback, who it is, and where.
+    async fn listening(n: u8) -> (Quic, PeerId, Multiaddr) {
+        let identity = Identity::from_secret([n; 32]).unwrap();
+        let (keep, _) = tokio::sync::watch::channel(Vec::new());
+        let metrics = Metrics::unregistered().unwrap();
+        let door = Door::new(&testnet::config(), identity.peer_id(), vec![], keep, metrics);
+        let mut quic = Quic::new(&identity, LIMIT, door).unwrap();
+        let any = "/ip4/127.0.0.1/udp/0/quic-v1".parse().unwrap();
+        quic.listen_on(ListenerId::next(), any).unwrap();
+        let told = poll_fn(|cx| Pin::new(&mut quic).poll(cx)).await;
+        let TransportEvent::NewAddress { listen_addr, .. } = told else { panic!("{told:?}") };
+        (quic, identity.peer_id(), listen_addr)
+    }
+
+    /// Until something comes in that nobody waits for.
+    async fn until_incoming(mut quic: Quic) {
+        let coming = |event: &_| matches!(event, TransportEvent::Incoming { .. });
+        while !coming(&poll_fn(|cx| Pin::new(&mut quic).poll(cx)).await) {}
+    }
+
+    fn opts(role: Role) -> DialOpts {
+        DialOpts { role, port_use: PortUse::Reuse }
+    }
+
+    #[tokio::test]
+    async fn who_punches_is_given_the_connection_that_comes_through_the_hole() {
+        let (mut here, me, at_here) = listening(1).await;
+        let (mut there, other, at_there) = listening(2).await;
+        let punched = here.dial(at_there, opts(Role::Listener)).unwrap();
+        let dialled = there.dial(at_here, opts(Role::Dialer)).unwrap();
+        tokio::select! {
+            (punched, dialled) = join(punched, dialled) => {
+                assert_eq!(punched.unwrap().0, other);
+                assert_eq!(dialled.unwrap().0, me);
+            }
+            () = until_incoming(here) => panic!("it was for who punches"),
+            () = until_incoming(there) => panic!("nothing was dialled"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_hole_through_which_nobody_comes_is_given_up_in_time() {
+        let (mut here, ..) = listening(1).await;
+        here.handshake_timeout = Duration::from_millis(200);
+        let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        silent.set_read_timeout(Some(LIMIT)).unwrap();
+        let to = multiaddr(silent.local_addr().unwrap());
+        let punched = here.dial(to.clone(), opts(Role::Listener)).unwrap();
+        assert!(here.dial(to.clone(), opts(Role::Listener)).is_err(), "one at a time");
+        assert!(matches!(punched.await, Err(Error::Timeout)));
+        let mut datagram = [0; 8];
+        assert_eq!(silent.recv(&mut datagram).unwrap(), 1, "what opens the hole");
+        assert!(here.dial(to, opts(Role::Listener)).is_ok(), "it is over");
+    }
 
     proptest! {
         #[test]
