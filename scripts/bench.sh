@@ -10,8 +10,8 @@
 #   --compare FILE  afterwards, on standard error, each number beside that of an earlier run
 #
 # overlay.slots_missed floods a whole node: the one that NSN_NODE names, or one that is built with the
-# benchmarks. nat runs nodes in the NAT lab (scripts/natlab.sh), which wants root; with --quick six
-# cells of it, in which each kind of NAT is once on either side.
+# benchmarks. nat.matrix and nat.nostun run nodes in the NAT lab (scripts/natlab.sh), which wants root;
+# with --quick six cells of it, in which each kind of NAT is once on either side.
 #
 # It never fails because of a number: 1 means that a benchmark could not run, 2 that there is none of
 # that group or name. BENCHMARKS.md says what the numbers mean.
@@ -25,6 +25,7 @@ chain="nsn-node:chain:chain.feed,chain.snapshot,chain.slash_to_score_ms
 overlay="nsn-p2p:overlay:overlay."
 dht="nsn-p2p:dht:dht."
 relay="nsn-relay:relay:relay."
+nat="nsn-p2p:nat:nat.leak,nat.dial100_s"
 groups="chain overlay dht relay nat"
 
 # What --quick runs of the NAT lab's 36 cells.
@@ -199,7 +200,8 @@ run_nat() {
 }
 
 for each in $groups; do
-    if [ "$each" = nat ]; then run_nat; else run_group "$each"; fi
+    run_group "$each"
+    [ "$each" != nat ] || run_nat
 done
 
 if [ -n "$compare" ]; then

@@ -37,6 +37,7 @@ pub(crate) struct Behaviour {
     mdns: Toggle<mdns::tokio::Behaviour>,
     pub(crate) autonat: nat::client::Behaviour,
     dial_backs: Toggle<nat::server::Behaviour>,
+    pub(crate) turn: nat::Talk,
     pub(crate) relay: nat::relay::Server,
     circuits: relay::client::Behaviour,
     punch: Toggle<nat::strategies::Punch>,
@@ -125,6 +126,7 @@ impl Behaviour {
             ),
             shards: shards::Behaviour::new(local, &config.shards, protocols, offer, metrics),
             mdns: mdns.into(),
+            turn: nat::talk(&config.nat.turn, protocols),
         })
     }
 

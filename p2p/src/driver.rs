@@ -129,6 +129,7 @@ impl Driver {
         // what ends after it.
         let begun = tokio::time::Instant::now();
         overlay.close(begun + close_timeout * 3 / 4).await;
+        overlay.nat.release();
         if timeout_at(begun + close_timeout, overlay.save()).await.is_err() {
             tracing::warn!("not all that is kept over a restart could be written in time");
         }
@@ -243,7 +244,9 @@ impl Running {
         let protocols = Protocols::new(&genesis_hash);
         let policy = config.address_policy;
         let paths = nat::strategies::Shared::new(&config.nat.strategies, metrics.nat.clone());
-        let (transport, circuits) = transport::build(&config, &identity, &door, &paths, &metrics)?;
+        let sockets = nat::Sockets::default();
+        let (transport, circuits) =
+            transport::build(&config, &identity, &door, &paths, &sockets, &metrics)?;
         let parts = behaviour::Parts {
             reputation: reputation.clone(),
             door: door.clone(),
@@ -266,8 +269,12 @@ impl Running {
         );
         // Ends when `gossip` is dropped.
         tasks.spawn(validation.run());
-        let parts =
-            nat::Parts { local: identity.peer_id(), reputation: reputation.clone(), shared: paths };
+        let parts = nat::Parts {
+            local: identity.peer_id(),
+            reputation: reputation.clone(),
+            shared: paths,
+            sockets,
+        };
         let nat = Nat::start(&config, parts, metrics.nat.clone(), tasks, Instant::now());
         let tasks = tasks.clone();
         let settings = swarm::Config::with_executor(move |task| {
@@ -373,11 +380,11 @@ impl Running {
                 num_established,
                 ..
             } => {
-                self.peers.on_established(peer_id, connection_id, &endpoint, now);
-                self.nat.on_established(connection_id, &endpoint, now);
+                let over_turn = self.nat.on_established(peer_id, connection_id, &endpoint, now);
+                self.peers.on_established(peer_id, connection_id, &endpoint, over_turn, now);
                 self.bootstrap.on_connected(&peer_id, now);
-                // Through a relay it was not reached where it says it is.
-                if endpoint.is_dialer() && !endpoint.is_relayed() {
+                // Over another's server it was not reached where it says it is.
+                if endpoint.is_dialer() && !endpoint.is_relayed() && !over_turn {
                     self.on_reached(&peer_id, connection_id, num_established.get() > 1);
                 }
                 let behaviours = self.swarm.behaviour_mut().gossip();
@@ -385,7 +392,7 @@ impl Running {
                 self.gossip.on_connected(peer_id, ip, behaviours, now);
             }
             SwarmEvent::ConnectionClosed { peer_id, connection_id, .. } => {
-                self.nat.on_closed(connection_id, now);
+                self.nat.on_closed(&peer_id, connection_id, now);
                 if self.peers.on_closed(&peer_id, connection_id, now, unix_ms()) {
                     self.nat.on_gone(&peer_id, now);
                     self.gossip.on_disconnected(&peer_id);
@@ -393,7 +400,9 @@ impl Running {
             }
             SwarmEvent::OutgoingConnectionError { peer_id, connection_id, error, .. } => {
                 tracing::debug!(%error, "dialling failed");
-                if self.door.is_dial_back(connection_id) {
+                if self.nat.on_dial_failed(connection_id, now)
+                    || self.door.is_dial_back(connection_id)
+                {
                     // It says something of an address, and nothing of the peer.
                     return Ok(());
                 }
@@ -500,6 +509,7 @@ impl Running {
             }
             BehaviourEvent::Mdns(mdns::Event::Expired(_)) => {}
             BehaviourEvent::Autonat(tested) => self.nat.on_tested(tested, now),
+            BehaviourEvent::Turn(event) => self.nat.on_turn(event, now),
             // How often, the metrics say.
             BehaviourEvent::DialBacks(_) | BehaviourEvent::Relay(_) => {}
             BehaviourEvent::Connections(never)
@@ -565,7 +575,7 @@ impl Running {
 
     /// After every turn: starts what waits, and tells watchers what has changed.
     fn advance(&mut self) {
-        self.nat.advance(&mut self.swarm, Instant::now());
+        self.nat.advance(&mut self.swarm, &self.door, Instant::now());
         self.check_peers();
         self.dht.advance(self.swarm.behaviour_mut().dht(), Instant::now(), unix_ms());
         while let Some(output) = self.dht.next_output() {

@@ -33,6 +33,10 @@ impl Protocols {
         self.name("shard/1")
     }
 
+    pub(crate) fn turn(&self) -> StreamProtocol {
+        self.name("turn/1")
+    }
+
     /// Gossip on the control topics. gossipsub appends its own `/1.1.0`.
     pub fn control(&self) -> String {
         format!("{}/control", self.prefix)
@@ -64,6 +68,7 @@ mod tests {
         assert_eq!(names.kad().as_ref(), "/nsn/deadbeef/kad/1");
         assert_eq!(names.services().as_ref(), "/nsn/deadbeef/services/1");
         assert_eq!(names.shard().as_ref(), "/nsn/deadbeef/shard/1");
+        assert_eq!(names.turn().as_ref(), "/nsn/deadbeef/turn/1");
         assert_eq!(names.control(), "/nsn/deadbeef/control");
         assert_eq!(names.bulk(), "/nsn/deadbeef/bulk");
     }

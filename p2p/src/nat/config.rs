@@ -1,6 +1,6 @@
 //! Settings of reachability.
 
-use super::{relay, strategies};
+use super::{TurnConfig, relay, strategies};
 use crate::{AddressPolicy, BuildError};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -66,6 +66,8 @@ pub struct Config {
     pub strategies: strategies::Config,
     /// Circuit relays.
     pub relay: relay::Config,
+    /// TURN servers.
+    pub turn: TurnConfig,
 }
 
 /// What this node does for others that want to know whether they can be reached: AutoNAT v2.
@@ -199,6 +201,7 @@ impl Default for Config {
             mapping: Mapping::default(),
             strategies: strategies::Config::default(),
             relay: relay::Config::default(),
+            turn: TurnConfig::default(),
         }
     }
 }
@@ -295,6 +298,7 @@ impl Config {
         self.stun.validate()?;
         self.strategies.validate()?;
         self.relay.validate()?;
+        self.turn.validate()?;
         let Mapping { lease, retry, retry_max, max_ports, .. } = self.mapping;
         if lease < MIN_LEASE || lease > MAX_LEASE {
             return fail("nat.mapping.lease", "must be 2 minutes to 7 days");

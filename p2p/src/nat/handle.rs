@@ -1,6 +1,6 @@
 //! The handle through which reachability is looked at.
 
-use super::{By, Method, ReservationView, Standing, StunOutcome, Transport, Verdict};
+use super::{By, Method, ReservationView, Standing, StunOutcome, Transport, TurnView, Verdict};
 use crate::{Closed, Metrics};
 use prometheus_endpoint::{CounterVec, U64};
 use serde::Serialize;
@@ -22,6 +22,8 @@ pub struct Status {
     pub mappings: Vec<MappingView>,
     /// The STUN servers of the configuration, in its order.
     pub stun: Vec<StunView>,
+    /// The TURN server; null where the configuration names none.
+    pub turn: Option<TurnView>,
     /// The connected peers, and how each is connected, by PeerId.
     pub connections: Vec<ConnectionView>,
     /// Relays that hold a place for this node.

@@ -8,6 +8,7 @@ use super::{
     relay,
     strategies::{CONNECTED, Method, REASONS, Strategy},
     stun,
+    turn::TurnMetrics,
 };
 use crate::metrics::{Maker, gauge};
 use prometheus_endpoint::{
@@ -40,6 +41,7 @@ pub(crate) struct NatMetrics {
     pub(crate) relay_circuits: Gauge<U64>,
     pub(crate) relay_requests: CounterVec<U64>,
     pub(crate) relay_bytes: Counter<U64>,
+    pub(crate) turn: TurnMetrics,
 }
 
 const STANDINGS: [(Standing, &str); 5] = [
@@ -157,6 +159,7 @@ impl NatMetrics {
                 "nat_relay_bytes_total",
                 "Bytes that this node carried between others as their relay",
             )?,
+            turn: TurnMetrics::make(m)?,
         };
         for strategy in Strategy::ALL {
             this.attempts.with_label_values(&[strategy.label()]).inc_by(0);
@@ -255,6 +258,7 @@ impl NatMetrics {
     /// The overlay has ended: nothing is known.
     pub(crate) fn ended(&self) {
         self.verdict(&Verdict::default());
+        self.turn.ended();
         for (_, label) in STANDINGS {
             self.addresses.with_label_values(&[label]).set(0);
         }

@@ -8,7 +8,8 @@
 //!   interfaces (if-watch) ─────────────┘                           └─ mappings to ask for
 //! ```
 //!
-//! How others are reached is a matter of [`strategies`], and who is reached through whom, of [`relay`].
+//! How others are reached is a matter of [`strategies`], and who is reached through whom, of [`relay`];
+//! where nothing else carries for long, [`turn`] gives this node an address at a server.
 //!
 //! [`Nat`] belongs to the overlay's one task: it turns what happens into events of
 //! [`reachability`], and carries out what comes of them. What is an external address of the swarm
@@ -21,6 +22,7 @@ mod handle;
 mod kind;
 mod mapping;
 mod metrics;
+mod rates;
 mod reachability;
 pub(crate) mod relay;
 mod relayed;
@@ -28,6 +30,7 @@ mod status;
 pub(crate) mod strategies;
 mod stun;
 mod task;
+mod turn;
 
 pub(crate) use self::{
     autonat::{client, server},
@@ -36,6 +39,7 @@ pub(crate) use self::{
     metrics::NatMetrics,
     relayed::Parts,
     task::{Nat, News},
+    turn::{Relayed, Sockets, Talk, talk},
 };
 pub use self::{
     config::{
@@ -54,4 +58,8 @@ pub use self::{
     },
     strategies::{AttemptView, Config as StrategiesConfig, Method, Strategy},
     stun::Outcome as StunOutcome,
+    turn::{
+        TurnCarrier, TurnConfig, TurnEnabled, TurnOutcome, TurnServer, TurnServerError,
+        TurnUpgrade, TurnView,
+    },
 };

@@ -2,7 +2,7 @@
 //! from being reached directly or not.
 
 use super::{
-    NatMetrics, Use,
+    NatMetrics, Sockets, Use,
     relay::{Action, Offer, Refusal, Reservations},
     strategies::{Known, Shared},
 };
@@ -18,11 +18,12 @@ use libp2p::{
 };
 use std::{collections::HashSet, io, sync::Arc, time::Instant};
 
-/// What relays need of the rest.
+/// What relays and TURN need of the rest.
 pub(crate) struct Parts {
     pub(crate) local: PeerId,
     pub(crate) reputation: Arc<dyn Reputation>,
     pub(crate) shared: Shared,
+    pub(crate) sockets: Sockets,
 }
 
 pub(super) struct Relayed {
@@ -40,7 +41,7 @@ pub(super) struct Relayed {
 
 impl Relayed {
     pub(super) fn new(config: &crate::Config, parts: Parts) -> Self {
-        let Parts { local, reputation, shared } = parts;
+        let Parts { local, reputation, shared, .. } = parts;
         let (policy, client) = (config.address_policy, &config.nat.relay.client);
         let bootnodes = || config.bootstrap.nodes().into_iter().map(|(peer, _)| peer).collect();
         Self {

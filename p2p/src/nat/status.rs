@@ -68,6 +68,7 @@ impl Nat {
             connections: self.relayed.shared().methods().into_iter().map(connection).collect(),
             reservations: self.relayed.views(now),
             circuits: CircuitsView { offered, reservations, carried },
+            turn: self.turn.view(now),
         }
     }
 }

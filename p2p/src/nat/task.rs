@@ -10,11 +10,13 @@ use super::{
     relayed::{Parts, Relayed},
     strategies::Known,
     stun::{self, Ask, Heard, Outcome},
+    turn::{Over, Part, Request, Response, Told as TurnTold},
 };
 use crate::{
     AddressPolicy, Multiaddr, PeerId,
     address::{IpGroup, ip_of, is_circuit, is_udp, without_peer},
     behaviour::Behaviour,
+    connections::Door,
 };
 use futures::StreamExt;
 use if_watch::{IfEvent, tokio::IfWatcher};
@@ -26,7 +28,7 @@ use libp2p::{
     },
     dcutr, identify,
     multiaddr::Protocol,
-    relay,
+    relay, request_response,
     swarm::ConnectionId,
 };
 use std::{
@@ -46,6 +48,7 @@ const TOLD: usize = 64;
 pub(crate) enum News {
     Stun(Heard),
     Mapping(Told),
+    Turn(TurnTold),
     Interfaces(IfEvent),
 }
 
@@ -100,6 +103,7 @@ pub(crate) struct Nat {
     connections: HashMap<ConnectionId, Connection>,
     /// Ports that are listened on, and by how many addresses.
     ports: HashMap<Port, usize>,
+    pub(super) turn: Part,
     interfaces: Option<IfWatcher>,
     /// The machine's addresses now, and as they were when reachability last heard of them.
     ips: BTreeSet<IpAddr>,
@@ -147,6 +151,7 @@ impl Nat {
         } else {
             None
         };
+        let turn = Part::start(config, &parts, network, metrics.turn.clone(), tasks);
         Self {
             policy,
             stun_servers: nat.stun.servers.clone(),
@@ -160,6 +165,7 @@ impl Nat {
             servers: HashMap::new(),
             connections: HashMap::new(),
             ports: HashMap::new(),
+            turn,
             interfaces,
             ips: BTreeSet::new(),
             known_ips: None,
@@ -193,6 +199,7 @@ impl Nat {
         tokio::select! {
             Some(heard) = heard => News::Stun(heard),
             Some(told) = told => News::Mapping(told),
+            Some(told) = self.turn.told() => News::Turn(told),
             Some(Ok(event)) = interfaces => News::Interfaces(event),
             else => std::future::pending().await,
         }
@@ -213,6 +220,10 @@ impl Nat {
             News::Mapping(Told::Lost(addr)) => {
                 tracing::info!(%addr, "the router no longer maps this address");
                 self.tell(Event::Unmapped(addr), now);
+            }
+            News::Turn(told) => {
+                self.turn.on_told(told, now);
+                self.due = true;
             }
             News::Interfaces(IfEvent::Up(net)) => {
                 self.ips.insert(net.addr());
@@ -270,29 +281,54 @@ impl Nat {
         self.tell(Event::Silent(addr.clone()), now);
     }
 
+    /// A connection is there. Whether it leads over a TURN server: the address on the other side is
+    /// none at which that peer can be reached by others, or later.
     pub(crate) fn on_established(
         &mut self,
+        peer: PeerId,
         id: ConnectionId,
         endpoint: &ConnectedPoint,
         now: Instant,
-    ) {
+    ) -> bool {
+        let over = self.turn.on_established(peer, id, endpoint, now);
         let remote = endpoint.get_remote_address();
         let shows_port =
             matches!(endpoint, ConnectedPoint::Dialer { port_use: PortUse::Reuse, .. });
-        let dialled = endpoint.is_dialer() && !endpoint.is_relayed();
+        // How this node speaks to its TURN server does not show whether UDP gets out, and what was
+        // dialled over another's server is no address of the peer.
+        let udp = is_udp(remote) && over != Some(Over::Own);
+        let dialled = endpoint.is_dialer() && !endpoint.is_relayed() && over.is_none();
         let connection = Connection {
             ip: ip_of(remote),
-            udp: is_udp(remote),
+            udp,
             dialled: dialled.then(|| remote.clone()),
             shows_port,
         };
         self.connections.insert(id, connection);
         self.count(now);
+        over.is_some()
     }
 
-    pub(crate) fn on_closed(&mut self, id: ConnectionId, now: Instant) {
+    pub(crate) fn on_closed(&mut self, peer: &PeerId, id: ConnectionId, now: Instant) {
+        self.turn.on_closed(peer, id, now);
         self.connections.remove(&id);
         self.count(now);
+    }
+
+    /// A dial has failed. Whether it was one that says nothing of the peer.
+    pub(crate) fn on_dial_failed(&mut self, id: ConnectionId, now: Instant) -> bool {
+        self.due = true;
+        self.turn.on_dial_failed(id, now)
+    }
+
+    /// A peer asks to meet at a TURN server, or says whether it does.
+    pub(crate) fn on_turn(
+        &mut self,
+        event: request_response::Event<Request, Response>,
+        now: Instant,
+    ) {
+        self.turn.on_talk(event, now);
+        self.due = true;
     }
 
     /// The last connection to a peer is gone.
@@ -328,7 +364,7 @@ impl Nat {
         self.due = true;
     }
 
-    /// Whether the listener that has closed was for a reservation.
+    /// Whether the listener that has closed was for a reservation, or one at a TURN server.
     pub(crate) fn on_listener_closed(
         &mut self,
         listener: ListenerId,
@@ -336,7 +372,8 @@ impl Nat {
         now: Instant,
     ) -> bool {
         self.due = true;
-        self.relayed.on_listener_closed(listener, reason, &self.metrics, now)
+        self.turn.on_listener_closed(listener)
+            || self.relayed.on_listener_closed(listener, reason, &self.metrics, now)
     }
 
     pub(crate) fn on_punched(&self, event: &dcutr::Event) {
@@ -364,6 +401,10 @@ impl Nat {
         let Some(connection) = self.connections.get(&id) else { return };
         if let Some(ip) = connection.ip.filter(|_| connection.shows_port) {
             let (addr, by) = (without_peer(addr), IpGroup::of(ip));
+            // That it is seen at the TURN server it knows.
+            if self.turn.is_relayed(&addr) {
+                return;
+            }
             // A relay tells its own address, and a transport cannot change on the way.
             if is_udp(&addr) == connection.udp {
                 self.tell(Event::Observed { addr, by }, now);
@@ -393,16 +434,27 @@ impl Nat {
             let (state, nat, percent) = (state.label(), nat.label(), verdict.confidence);
             tracing::info!(state, nat, percent, "how this node can be reached");
         }
+        self.turn.on_tick(&verdict, self.seen_at(), now);
         self.shown = verdict;
         let held = self.mapping.as_ref().map(|ends| ends.held.borrow().clone()).unwrap_or_default();
         self.metrics.show(&self.reachability, &verdict, &held);
     }
 
+    /// Where others see this node, as STUN servers say and as its addresses are; those first that
+    /// were seen from outside.
+    fn seen_at(&self) -> Vec<SocketAddr> {
+        let by_stun = self.servers.values().filter_map(|server| server.mapped);
+        let own = self.reachability.shown();
+        let own = own.iter().filter_map(|shown| Some(SocketAddr::new(ip_of(shown.addr)?, 0)));
+        by_stun.chain(own).collect()
+    }
+
     /// Does what is to be done; after every turn.
-    pub(crate) fn advance(&mut self, swarm: &mut Swarm<Behaviour>, now: Instant) {
+    pub(crate) fn advance(&mut self, swarm: &mut Swarm<Behaviour>, door: &Door, now: Instant) {
         if !std::mem::take(&mut self.due) {
             return;
         }
+        self.turn.advance(swarm, door, now);
         let servers = swarm.behaviour().autonat.has_servers();
         for action in self.reachability.poll(servers, now) {
             match action {
@@ -442,11 +494,17 @@ impl Nat {
         }
     }
 
-    /// Ends the tasks beside this one: the socket is closed, and all mappings are removed.
+    /// Ends the tasks that nothing needs which still closes: the STUN socket is closed, and all mappings
+    /// are removed.
     pub(crate) fn close(&mut self) {
         self.stun = None;
         self.mapping = None;
         self.interfaces = None;
+    }
+
+    /// Gives back the allocation at the TURN server, after the connections over it have closed.
+    pub(crate) fn release(&mut self) {
+        self.turn.close();
     }
 }
 

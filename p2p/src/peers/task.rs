@@ -223,11 +223,13 @@ impl Peers {
         }
     }
 
+    /// A connection is there. Where it leads over a TURN server, its address is nothing to dial again.
     pub(crate) fn on_established(
         &mut self,
         peer: PeerId,
         id: ConnectionId,
         endpoint: &ConnectedPoint,
+        over_turn: bool,
         now: Instant,
     ) {
         let direction = match endpoint {
@@ -236,7 +238,7 @@ impl Peers {
         };
         let remote = ip_of(endpoint.get_remote_address());
         self.table.opened(peer, id, direction, remote, now);
-        if direction == Direction::Outbound && !endpoint.is_relayed() {
+        if direction == Direction::Outbound && !endpoint.is_relayed() && !over_turn {
             self.table.dialled(&peer, endpoint.get_remote_address());
         }
         self.metrics.connections_established.inc();

@@ -20,7 +20,7 @@ use crate::{
     AddressPolicy, Config, Identity, Metrics, Multiaddr, PeerId, RunError,
     address::{ip_of, without_peer},
     connections::Door,
-    nat::{relay::Circuits, strategies},
+    nat::{Sockets, relay::Circuits, strategies},
     peers::budget::{Budget, Spent},
 };
 use libp2p::{
@@ -56,6 +56,7 @@ pub(crate) fn build(
     identity: &Identity,
     door: &Door,
     paths: &strategies::Shared,
+    sockets: &Sockets,
     metrics: &Metrics,
 ) -> Result<(Boxed<Connection>, relay::client::Behaviour), RunError> {
     let in_process = config
@@ -100,7 +101,7 @@ pub(crate) fn build(
                 .multiplex(yamux::Config::default())
                 .timeout(HANDSHAKE_TIMEOUT)
                 .boxed();
-            let quic = Quic::new(identity, HANDSHAKE_TIMEOUT, door.clone())?
+            let quic = Quic::new(identity, HANDSHAKE_TIMEOUT, door.clone(), sockets.clone())?
                 .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
             Ok(quic
                 .or_transport(tcp)

@@ -38,3 +38,4 @@ mod stranger;
 mod swarm;
 mod sweep;
 mod teller;
+mod turn;

@@ -2,6 +2,5 @@
 
 pub(crate) mod client;
 mod handler;
-mod rates;
 pub(crate) mod server;
 mod wire;

@@ -4,9 +4,11 @@
 //! is whoever names an address that this node does not dial: one that its policy does not allow, or
 //! whose IP was dialled too often of late.
 
-use super::rates::Rates;
 use crate::{
-    Multiaddr, PeerId, connections::Door, nat::config::Server as Config, peers::dialling::judge,
+    Multiaddr, PeerId,
+    connections::Door,
+    nat::{config::Server as Config, rates::Rates},
+    peers::dialling::judge,
 };
 use libp2p::{
     autonat::v2::server,
@@ -45,7 +47,7 @@ impl Behaviour {
         Self {
             inner: server::Behaviour::default(),
             door,
-            rates: Rates::new(config),
+            rates: Rates::new(config.per_minute, config.peer_per_minute, config.max_peers),
             max_dials: config.max_dials,
             dials: HashMap::new(),
             starting: 0,

@@ -2,7 +2,7 @@
 
 use super::{
     Config,
-    paths::{Action, AttemptView, Known, Opened, Paths},
+    paths::{Action, AttemptView, Known, Opened, Paths, Strategy},
 };
 use crate::{
     Multiaddr, PeerId, address::is_circuit, connections::Door, metrics::gauge, nat::NatMetrics,
@@ -54,6 +54,16 @@ impl Shared {
     /// A connected peer tells addresses that may be dialled.
     pub(crate) fn told(&self, peer: PeerId, addresses: &[Multiaddr], now: Instant) {
         self.lock().told(peer, addresses, now);
+    }
+
+    /// A dial is of a peer's address at a TURN server, or from this node's own.
+    pub(crate) fn goes_over_turn(&self, id: ConnectionId) {
+        self.lock().goes_over_turn(id);
+    }
+
+    /// Where this node listens at a TURN server.
+    pub(crate) fn listens_at_turn(&self, address: Option<Multiaddr>) {
+        self.lock().turn_address = address;
     }
 
     /// The connected peers, each with what its best connection came by.
@@ -131,8 +141,11 @@ impl NetworkBehaviour for Behaviour {
     ) -> Result<Vec<Multiaddr>, ConnectionDenied> {
         let Some(peer) = peer else { return Ok(Vec::new()) };
         let mut paths = self.shared.lock();
-        paths.dials(id, peer);
-        Ok(paths.circuits(&peer))
+        // What is dialled over a TURN server is for that alone.
+        match paths.dials(id, peer) {
+            Strategy::Turn => Ok(Vec::new()),
+            Strategy::Direct | Strategy::Punch | Strategy::Relay => Ok(paths.circuits(&peer)),
+        }
     }
 
     fn handle_established_inbound_connection(
@@ -161,6 +174,11 @@ impl NetworkBehaviour for Behaviour {
         match event {
             FromSwarm::ConnectionEstablished(opened) => {
                 let relayed = opened.endpoint.is_relayed();
+                if let libp2p::core::ConnectedPoint::Listener { local_addr, .. } = opened.endpoint
+                    && paths.turn_address.as_ref() == Some(local_addr)
+                {
+                    paths.goes_over_turn(opened.connection_id);
+                }
                 let how = Opened { relayed, inbound: opened.endpoint.is_listener() };
                 paths.opened(opened.connection_id, opened.peer_id, how, Instant::now());
                 if let libp2p::core::ConnectedPoint::Dialer { address, .. } = opened.endpoint

@@ -11,8 +11,9 @@ use std::time::Duration;
 pub struct Config {
     /// What is preferred, the best first: each begins `head_start` after the one before it, at once
     /// if that cannot be tried or has failed, and takes the place of what comes after it. What is
-    /// left out is not tried. Default `["direct", "punch", "relay"]`. (A hole is punched over a
-    /// connection through a relay, so without `relay` there is no `punch`.)
+    /// left out is not tried. Default `["direct", "punch", "turn", "relay"]`. (Over a connection through
+    /// a relay holes are punched and meetings at TURN servers agreed on, so without `relay` there is
+    /// no `punch` and no `turn`.)
     pub order: Vec<Strategy>,
     /// Default 300 ms.
     #[serde(with = "humantime_serde")]
@@ -32,6 +33,9 @@ pub struct Config {
     /// Longest time of an attempt through one relay. Default 6 s.
     #[serde(with = "humantime_serde")]
     pub relay_timeout: Duration,
+    /// Longest time of an attempt at an address at a TURN server. Default 10 s.
+    #[serde(with = "humantime_serde")]
+    pub turn_timeout: Duration,
     /// Addresses to which holes are punched at the same time for one peer, which names them. Default
     /// 6.
     pub max_punched_addresses: usize,
@@ -67,6 +71,7 @@ impl Default for Config {
             direct_timeout: Duration::from_secs(10),
             punch_timeout: Duration::from_secs(5),
             relay_timeout: Duration::from_secs(6),
+            turn_timeout: Duration::from_secs(10),
             max_punched_addresses: 6,
             upgrade_after: Duration::from_secs(2),
             forget_failure: Duration::from_secs(300),
@@ -93,13 +98,15 @@ impl Config {
         if !seen.contains(&Strategy::Direct) {
             return fail("nat.strategies.order", "must name direct: relays are reached so");
         }
-        if seen.contains(&Strategy::Punch) && !seen.contains(&Strategy::Relay) {
-            return fail("nat.strategies.order", "cannot have punch without relay");
+        let over_relays = seen.iter().any(|s| matches!(s, Strategy::Punch | Strategy::Turn));
+        if over_relays && !seen.contains(&Strategy::Relay) {
+            return fail("nat.strategies.order", "cannot have punch or turn without relay");
         }
         for (setting, value) in [
             ("nat.strategies.direct_timeout", self.direct_timeout),
             ("nat.strategies.punch_timeout", self.punch_timeout),
             ("nat.strategies.relay_timeout", self.relay_timeout),
+            ("nat.strategies.turn_timeout", self.turn_timeout),
             ("nat.strategies.retry", self.retry),
         ] {
             if value.is_zero() || value > Duration::from_secs(120) {
@@ -134,6 +141,7 @@ impl Config {
         match strategy {
             Strategy::Direct => self.direct_timeout,
             Strategy::Punch => self.punch_timeout,
+            Strategy::Turn => self.turn_timeout,
             Strategy::Relay => self.relay_timeout,
         }
     }

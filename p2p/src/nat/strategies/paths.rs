@@ -32,6 +32,9 @@ const MAX_ATTEMPTS: usize = 4096;
 /// Dials that punch holes and are remembered as such, the oldest leaving first: 256 * 8 bytes.
 const MAX_PUNCHES: usize = 256;
 
+/// The same for connections over TURN servers.
+const MAX_OVER_TURN: usize = 256;
+
 /// A way to reach a peer: a metric label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -40,18 +43,21 @@ pub enum Strategy {
     Direct,
     /// Both sides at once, through holes that they punch into their NATs (DCUtR).
     Punch,
+    /// At an address at a TURN server.
+    Turn,
     /// Through a relay.
     Relay,
 }
 
 impl Strategy {
-    pub(crate) const ALL: [Self; 3] = [Self::Direct, Self::Punch, Self::Relay];
+    pub(crate) const ALL: [Self; 4] = [Self::Direct, Self::Punch, Self::Turn, Self::Relay];
 
     /// The metric label.
     pub(crate) fn label(self) -> &'static str {
         match self {
             Self::Direct => "direct",
             Self::Punch => "punch",
+            Self::Turn => "turn",
             Self::Relay => "relay",
         }
     }
@@ -65,18 +71,21 @@ pub enum Method {
     Direct,
     /// Through holes that both punched.
     Punched,
+    /// Over a TURN server.
+    Turn,
     /// Through a relay.
     Relayed,
 }
 
 impl Method {
-    pub(crate) const ALL: [Self; 3] = [Self::Direct, Self::Punched, Self::Relayed];
+    pub(crate) const ALL: [Self; 4] = [Self::Direct, Self::Punched, Self::Turn, Self::Relayed];
 
     /// The metric label.
     pub(crate) fn label(self) -> &'static str {
         match self {
             Self::Direct => "direct",
             Self::Punched => "punched",
+            Self::Turn => "turn",
             Self::Relayed => "relayed",
         }
     }
@@ -85,8 +94,14 @@ impl Method {
         match self {
             Self::Direct => Strategy::Direct,
             Self::Punched => Strategy::Punch,
+            Self::Turn => Strategy::Turn,
             Self::Relayed => Strategy::Relay,
         }
+    }
+
+    /// Whether a third party carries it, so that a better one is worth looking for.
+    fn is_carried(self) -> bool {
+        matches!(self, Self::Turn | Self::Relayed)
     }
 }
 
@@ -162,7 +177,8 @@ struct Attempt {
 struct Dial {
     id: ConnectionId,
     peer: PeerId,
-    punches: bool,
+    /// How its addresses are tried, those apart that lead through relays.
+    strategy: Strategy,
     /// Attempts that were made of it.
     attempts: usize,
 }
@@ -231,6 +247,9 @@ pub(crate) struct Paths {
     last: AttemptId,
     dial: Option<Dial>,
     punches: VecDeque<ConnectionId>,
+    over_turn: VecDeque<ConnectionId>,
+    /// Where this node listens at a TURN server.
+    pub(super) turn_address: Option<Multiaddr>,
     /// As many as are open.
     connections: HashMap<ConnectionId, Connection>,
 }
@@ -245,6 +264,8 @@ impl Paths {
             last: 0,
             dial: None,
             punches: VecDeque::new(),
+            over_turn: VecDeque::new(),
+            turn_address: None,
             connections: HashMap::new(),
         }
     }
@@ -291,7 +312,7 @@ impl Paths {
     pub(crate) fn told(&mut self, peer: PeerId, addresses: &[Multiaddr], now: Instant) {
         let (circuits, direct): (Vec<_>, Vec<_>) = addresses.iter().cloned().partition(is_circuit);
         self.learn(&Known { peer, addresses: circuits }, true);
-        if self.best(&peer) != Some(Method::Relayed) {
+        if !self.best(&peer).is_some_and(Method::is_carried) {
             return;
         }
         let known = self.peer(peer);
@@ -318,10 +339,25 @@ impl Paths {
         self.punches.push_back(id);
     }
 
-    /// The addresses that are dialled next are those of this dial.
-    pub(super) fn dials(&mut self, id: ConnectionId, peer: PeerId) {
-        let punches = self.punches.contains(&id);
-        self.dial = Some(Dial { id, peer, punches, attempts: 0 });
+    /// A dial, or a connection that came in, leads over a TURN server.
+    pub(super) fn goes_over_turn(&mut self, id: ConnectionId) {
+        if self.over_turn.len() >= MAX_OVER_TURN {
+            self.over_turn.pop_front();
+        }
+        self.over_turn.push_back(id);
+    }
+
+    /// The addresses that are dialled next are those of this dial. How it tries the peer's own.
+    pub(super) fn dials(&mut self, id: ConnectionId, peer: PeerId) -> Strategy {
+        let strategy = if self.punches.contains(&id) {
+            Strategy::Punch
+        } else if self.over_turn.contains(&id) {
+            Strategy::Turn
+        } else {
+            Strategy::Direct
+        };
+        self.dial = Some(Dial { id, peer, strategy, attempts: 0 });
+        strategy
     }
 
     /// An address is dialled; `peer` is who should be there. Nothing if it is of no dial that was
@@ -338,12 +374,8 @@ impl Paths {
         let Some(dial) = self.dial.as_mut().filter(|dial| dial.peer == peer) else {
             return Ok(None);
         };
-        let strategy = match (relayed, dial.punches) {
-            (true, _) => Strategy::Relay,
-            (false, true) => Strategy::Punch,
-            (false, false) => Strategy::Direct,
-        };
-        let crowd = dial.punches && dial.attempts >= max_punched;
+        let strategy = if relayed { Strategy::Relay } else { dial.strategy };
+        let crowd = dial.strategy == Strategy::Punch && dial.attempts >= max_punched;
         if crowd || self.attempts.len() >= MAX_ATTEMPTS || self.config.rank(strategy).is_none() {
             return Err(NotTried);
         }
@@ -446,6 +478,7 @@ impl Paths {
         let punched = let_in || self.punches.contains(&id);
         let method = match (how.relayed, punched && self.config.rank(Strategy::Punch).is_some()) {
             (true, _) => Method::Relayed,
+            (false, _) if self.over_turn.contains(&id) => Method::Turn,
             (false, true) => Method::Punched,
             (false, false) => Method::Direct,
         };
@@ -453,7 +486,7 @@ impl Paths {
         let best = self.best(&peer);
         let retry = self.config.retry_after(0);
         let known = self.peer(peer);
-        if best == Some(Method::Relayed) {
+        if best.is_some_and(Method::is_carried) {
             known.retry.get_or_insert((now + retry, 0));
         } else {
             (known.retry, known.direct_failed) = (None, None);
@@ -493,7 +526,7 @@ impl Paths {
         };
         let worse = self.connections.iter().filter(|(_, connection)| {
             // Direct and punched are the same once they are there.
-            connection.method == Method::Relayed
+            connection.method.is_carried()
                 && !connection.closing
                 && self.of(&connection.peer).any(|other| {
                     lasts(other) && self.worth(other.method) < self.worth(connection.method)

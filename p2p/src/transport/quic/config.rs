@@ -1,7 +1,7 @@
 //! Sockets, TLS and QUIC settings.
 
 use super::unspecified;
-use crate::RunError;
+use crate::{RunError, nat::Relayed};
 use libp2p::identity::Keypair;
 use quinn::{
     Endpoint, EndpointConfig, TokioRuntime, TransportConfig, VarInt,
@@ -82,6 +82,12 @@ impl Settings {
         let same = socket.try_clone()?;
         Ok((endpoint(socket, Some(self.server.clone()))?, same))
     }
+
+    /// An endpoint that listens at an address of a TURN server. Needs a tokio runtime.
+    pub(super) fn relayed(&self, socket: Relayed) -> io::Result<Endpoint> {
+        let (server, socket) = (Some(self.server.clone()), Arc::new(socket));
+        Endpoint::new_with_abstract_socket(settings(), server, socket, Arc::new(TokioRuntime))
+    }
 }
 
 fn transport() -> TransportConfig {
@@ -105,9 +111,13 @@ pub(super) fn dialling(to: SocketAddr) -> io::Result<Endpoint> {
 }
 
 fn endpoint(socket: UdpSocket, server: Option<quinn::ServerConfig>) -> io::Result<Endpoint> {
+    Endpoint::new(settings(), server, socket, Arc::new(TokioRuntime))
+}
+
+fn settings() -> EndpointConfig {
     let mut config = EndpointConfig::default();
     config.supported_versions(vec![1]);
-    Endpoint::new(config, server, socket, Arc::new(TokioRuntime))
+    config
 }
 
 fn socket(at: SocketAddr) -> io::Result<UdpSocket> {

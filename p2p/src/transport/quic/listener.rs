@@ -31,8 +31,9 @@ enum State {
 pub(super) struct Listener {
     id: ListenerId,
     endpoint: Endpoint,
-    /// The endpoint's, to send from what is no QUIC.
-    socket: Arc<UdpSocket>,
+    /// The endpoint's, to send from what is no QUIC. None at a TURN server: nobody is told of that
+    /// address, for it takes nothing but from those who were given permission.
+    socket: Option<Arc<UdpSocket>>,
     bound: SocketAddr,
     accept: BoxFuture<'static, Option<Incoming>>,
     /// Tells the machine's addresses, if it listens on all of them.
@@ -52,7 +53,14 @@ impl Listener {
         let bound = endpoint.local_addr()?;
         let watcher = bound.ip().is_unspecified().then(IfWatcher::new).transpose()?;
         let (accept, told) = (next(&endpoint), HashSet::new());
-        let socket = Arc::new(socket);
+        let socket = Some(Arc::new(socket));
+        Ok(Self { id, endpoint, socket, bound, accept, watcher, told, state: State::Open })
+    }
+
+    /// One at a TURN server.
+    pub(super) fn relayed(id: ListenerId, endpoint: Endpoint) -> io::Result<Self> {
+        let (bound, accept) = (endpoint.local_addr()?, next(&endpoint));
+        let (socket, watcher, told) = (None, None, HashSet::new());
         Ok(Self { id, endpoint, socket, bound, accept, watcher, told, state: State::Open })
     }
 
@@ -64,8 +72,8 @@ impl Listener {
         &self.endpoint
     }
 
-    pub(super) fn socket(&self) -> &Arc<UdpSocket> {
-        &self.socket
+    pub(super) fn socket(&self) -> Option<&Arc<UdpSocket>> {
+        self.socket.as_ref()
     }
 
     pub(super) fn is_over(&self) -> bool {
@@ -76,8 +84,14 @@ impl Listener {
     pub(super) fn reaches(&self, to: SocketAddr) -> bool {
         let from = self.bound.ip();
         self.state == State::Open
+            && self.socket.is_some()
             && from.is_ipv4() == to.is_ipv4()
             && (from.is_unspecified() || from.is_loopback() == to.ip().is_loopback())
+    }
+
+    /// Whether it is one at a TURN server from which this address can be dialled.
+    pub(super) fn is_relayed_to(&self, to: SocketAddr) -> bool {
+        self.socket.is_none() && self.state == State::Open && self.bound.is_ipv4() == to.is_ipv4()
     }
 
     /// Closes the socket's connections too.
@@ -135,7 +149,7 @@ impl Listener {
     fn poll_addresses(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
         let listener_id = self.id;
         let Some(watcher) = &mut self.watcher else {
-            return if self.told.insert(self.bound.ip()) {
+            return if self.socket.is_some() && self.told.insert(self.bound.ip()) {
                 let listen_addr = multiaddr(self.bound);
                 Poll::Ready(TransportEvent::NewAddress { listener_id, listen_addr })
             } else {

@@ -15,7 +15,7 @@ mod muxer;
 mod punch;
 
 use self::{config::Settings, listener::Listener, muxer::Muxer, punch::Punches};
-use crate::{Identity, Multiaddr, PeerId, RunError, connections::Door};
+use crate::{Identity, Multiaddr, PeerId, RunError, connections::Door, nat::Sockets};
 use futures::{FutureExt, future::BoxFuture};
 use libp2p::{
     Transport,
@@ -71,6 +71,8 @@ pub(super) struct Quic {
     /// Endpoints that only dial, where no listener fits: one for IPv4, one for IPv6.
     dialers: [Option<quinn::Endpoint>; 2],
     punches: Punches,
+    /// Addresses at TURN servers.
+    sockets: Sockets,
     waker: Option<Waker>,
 }
 
@@ -79,6 +81,7 @@ impl Quic {
         identity: &Identity,
         handshake_timeout: Duration,
         door: Door,
+        sockets: Sockets,
     ) -> Result<Self, RunError> {
         Ok(Self {
             settings: Settings::new(identity.keypair())?,
@@ -88,6 +91,7 @@ impl Quic {
             first: 0,
             dialers: [None, None],
             punches: Punches::default(),
+            sockets,
             waker: None,
         })
     }
@@ -101,8 +105,8 @@ impl Quic {
     /// Punches a hole from a socket that listens, which is what the other side was told of.
     fn punch(&mut self, to: SocketAddr) -> Result<Upgrade, Error> {
         let listener = self.listeners.iter().find(|listener| listener.reaches(to));
-        let socket = listener.ok_or(io::ErrorKind::AddrNotAvailable).map_err(io::Error::from)?;
-        let socket = socket.socket().clone();
+        let socket = listener.and_then(Listener::socket).cloned();
+        let socket = socket.ok_or(io::ErrorKind::AddrNotAvailable).map_err(io::Error::from)?;
         let came = self.punches.begin(to)?;
         Ok(punch::punch(socket, to, came, self.handshake_timeout).boxed())
     }
@@ -110,6 +114,11 @@ impl Quic {
     /// From which socket to dial: one that listens, so that others see the port this node is
     /// reached at; else one that is kept for dialling.
     fn endpoint_to(&mut self, to: SocketAddr, reuse: bool) -> io::Result<quinn::Endpoint> {
+        if self.sockets.goes_through(to) {
+            let relayed = self.listeners.iter().find(|listener| listener.is_relayed_to(to));
+            let listener = relayed.ok_or(io::ErrorKind::AddrNotAvailable)?;
+            return Ok(listener.endpoint().clone());
+        }
         if !reuse {
             return config::dialling(to);
         }
@@ -139,8 +148,17 @@ impl Transport for Quic {
         let Some(socket) = socket_addr(&addr) else {
             return Err(TransportError::MultiaddrNotSupported(addr));
         };
-        let (endpoint, socket) = self.settings.listening(socket).map_err(Error::Io)?;
-        self.listeners.push(Listener::new(id, endpoint, socket).map_err(Error::Io)?);
+        let listener = match self.sockets.take(socket) {
+            Some(relayed) => {
+                let endpoint = self.settings.relayed(relayed).map_err(Error::Io)?;
+                Listener::relayed(id, endpoint).map_err(Error::Io)?
+            }
+            None => {
+                let (endpoint, socket) = self.settings.listening(socket).map_err(Error::Io)?;
+                Listener::new(id, endpoint, socket).map_err(Error::Io)?
+            }
+        };
+        self.listeners.push(listener);
         self.wake();
         Ok(())
     }

@@ -1,6 +1,6 @@
-//! How often this node dials back for others. Pure: no clock.
+//! How often this node does something for others. Pure: no clock.
 
-use crate::{PeerId, nat::config::Server as Config};
+use crate::PeerId;
 use lru::LruCache;
 use std::{
     num::NonZeroUsize,
@@ -9,8 +9,8 @@ use std::{
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// Counts dial-backs in all and by peer. At any time a minute's worth may be taken at once, and
-/// grows back evenly.
+/// Counts in all and by peer. At any time a minute's worth may be taken at once, and grows back
+/// evenly. 150 bytes for each peer that is remembered.
 #[derive(Debug)]
 pub(super) struct Rates {
     step: Duration,
@@ -21,11 +21,12 @@ pub(super) struct Rates {
 }
 
 impl Rates {
-    pub(super) fn new(config: &Config) -> Self {
-        let peers = NonZeroUsize::new(config.max_peers).unwrap_or(NonZeroUsize::MIN);
+    /// So many a minute, of all and of one peer; those `max_peers` are remembered that asked last.
+    pub(super) fn new(per_minute: u32, peer_per_minute: u32, max_peers: usize) -> Self {
+        let peers = NonZeroUsize::new(max_peers).unwrap_or(NonZeroUsize::MIN);
         Self {
-            step: MINUTE / config.per_minute.max(1),
-            peer_step: MINUTE / config.peer_per_minute.max(1),
+            step: MINUTE / per_minute.max(1),
+            peer_step: MINUTE / peer_per_minute.max(1),
             whole_at: None,
             peers: LruCache::sparse(peers),
         }
@@ -52,7 +53,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn rates(per_minute: u32, peer_per_minute: u32) -> Rates {
-        Rates::new(&Config { per_minute, peer_per_minute, ..Config::default() })
+        Rates::new(per_minute, peer_per_minute, 1024)
     }
 
     fn peer(n: u8) -> PeerId {
