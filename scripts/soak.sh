@@ -103,13 +103,14 @@ for name in validator relay second; do
     peer[$name]=$("$node" key inspect-node-key --file "$dir/$name.key")
 done
 
-# Starts the node $1 with the flags that follow. Its log goes on where it was.
+# Starts the node $1 with the flags that follow. Its log goes on where it was. What Substrate caches is
+# small, so that it is full before growth counts too.
 start() {
     local name=$1
     shift
     "$node" --chain dev --name "$name" --base-path "$dir/$name" --node-key-file "$dir/$name.key" \
         --port "${p2p[$name]}" --rpc-port "${rpc[$name]}" --no-prometheus --no-mdns --no-telemetry \
-        --detailed-log-output \
+        --detailed-log-output --trie-cache-size $((16 * 1024 * 1024)) --db-cache 16 \
         --overlay-listen-addr "/ip4/127.0.0.1/udp/${overlay[$name]}/quic-v1" \
         --overlay-listen-addr "/ip4/127.0.0.1/tcp/${overlay[$name]}" \
         --shard-listen-addr "127.0.0.1:${shards[$name]}" "$@" >>"$dir/$name.log" 2>&1 &

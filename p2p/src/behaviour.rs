@@ -12,12 +12,7 @@ use libp2p::{
     request_response::{self, ProtocolSupport},
     swarm::{NetworkBehaviour, behaviour::toggle::Toggle},
 };
-use std::{sync::Arc, time::Duration};
-
-/// How often a peer's round trip is measured. A connection whose peer vanished is noticed by QUIC after
-/// its idle timeout, and by what gossip sends each second; libp2p's 15 s are 1,300 frames a second in a
-/// network of 100 nodes that are all connected.
-const PING_EVERY: Duration = Duration::from_secs(60);
+use std::sync::Arc;
 
 /// The behaviours; `connections` comes first, so that what it refuses costs the others nothing.
 #[derive(NetworkBehaviour)]
@@ -113,7 +108,7 @@ impl Behaviour {
             ),
             connections: connections::Behaviour::new(door, reputation),
             identify: identify::Behaviour::new(identify),
-            ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_EVERY)),
+            ping: ping::Behaviour::new(ping::Config::new()),
             kad: dht::behaviour(local, &config.dht, policy, protocols),
             client: dht::client::Behaviour::new(&config.dht, policy, protocols, metrics),
             control: gossip(gossip::Channel::Control)?,

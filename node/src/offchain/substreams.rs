@@ -40,7 +40,8 @@ impl nsn_relay::Overlay for Substreams {
     fn incoming(&self) -> BoxStream<'static, Substream> {
         let mut slot = self.overlay.watch();
         slot.mark_changed();
-        stream::unfold(Incoming { slot, streams: None }, next).boxed()
+        let from = Incoming { slot, streams: None, _overlay: self.overlay.clone() };
+        stream::unfold(from, next).boxed()
     }
 }
 
@@ -48,9 +49,11 @@ impl nsn_relay::Overlay for Substreams {
 struct Incoming {
     slot: watch::Receiver<Option<Overlay>>,
     streams: Option<mpsc::Receiver<shards::Substream>>,
+    /// Keeps the slot open: whoever takes the streams may hold nothing else of it.
+    _overlay: Slot<Overlay>,
 }
 
-/// The next stream; `None` once there will be no overlay any more.
+/// The next stream.
 async fn next(mut from: Incoming) -> Option<(Substream, Incoming)> {
     loop {
         let came = async {

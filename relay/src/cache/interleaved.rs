@@ -10,7 +10,10 @@ use crate::{
     tests::world,
 };
 use bytes::Bytes;
-use shuttle::future::{JoinHandle, block_on, spawn};
+use shuttle::{
+    future::{JoinHandle, block_on, spawn},
+    scheduler::RandomScheduler,
+};
 use std::{fs, path::Path};
 
 /// A blob of two groups and its hashes.
@@ -113,7 +116,10 @@ fn in_any_order(policy: PolicyKind) {
             }
         });
     };
-    shuttle::check_random(check, 300);
+    let mut config = shuttle::Config::new();
+    // Its 32 KiB are too few for debug code that hashes blobs and writes files.
+    config.stack_size = 1024 * 1024;
+    shuttle::Runner::new(RandomScheduler::new(300), config).run(check);
 }
 
 /// Where syncing costs nothing, if there is such a place.
