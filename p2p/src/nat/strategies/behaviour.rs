@@ -189,7 +189,9 @@ impl NetworkBehaviour for Behaviour {
                     paths.learn(&Known { peer: opened.peer_id, addresses }, true);
                 }
             }
-            FromSwarm::ConnectionClosed(closed) => paths.closed(closed.connection_id),
+            FromSwarm::ConnectionClosed(closed) => {
+                paths.closed(closed.connection_id, Instant::now())
+            }
             _ => return,
         }
         self.show(&paths);

@@ -18,6 +18,11 @@ pub struct Config {
     /// Default 300 ms.
     #[serde(with = "humantime_serde")]
     pub head_start: Duration,
+    /// How long TCP waits for QUIC, where a peer is dialled at addresses of both and QUIC has not
+    /// failed: whoever is connected over QUIC is told the port that others may dial and punch to.
+    /// Default 250 ms, the Connection Attempt Delay of RFC 8305, section 5.
+    #[serde(with = "humantime_serde")]
+    pub tcp_after: Duration,
     /// How long after one relay the next is tried, unless the first has failed already. Default 2 s.
     #[serde(with = "humantime_serde")]
     pub next_relay: Duration,
@@ -66,6 +71,7 @@ impl Default for Config {
         Self {
             order: Strategy::ALL.to_vec(),
             head_start: Duration::from_millis(300),
+            tcp_after: Duration::from_millis(250),
             next_relay: Duration::from_secs(2),
             max_attempts: 8,
             direct_timeout: Duration::from_secs(10),

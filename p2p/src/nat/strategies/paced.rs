@@ -3,9 +3,13 @@
 
 use super::{
     Shared,
-    paths::{AttemptId, CONNECTED, NotTried, Turn},
+    paths::{AttemptId, CONNECTED, Carrier, NotTried, Turn},
 };
-use crate::{Multiaddr, PeerId, address::is_circuit, nat::relay::Refusal};
+use crate::{
+    Multiaddr, PeerId,
+    address::{is_circuit, is_udp},
+    nat::relay::Refusal,
+};
 use futures::{FutureExt, future::BoxFuture};
 use libp2p::{
     Transport,
@@ -150,8 +154,9 @@ impl Transport for Paced {
         opts: DialOpts,
     ) -> Result<Self::Dial, TransportError<io::Error>> {
         let (peer, relayed) = (peer_of(&addr), is_circuit(&addr));
+        let over = if is_udp(&addr) { Carrier::Datagrams } else { Carrier::Stream };
         let dial = self.inner.dial(addr, opts)?;
-        let made = peer.map(|peer| self.shared.lock().attempt(peer, relayed));
+        let made = peer.map(|peer| self.shared.lock().attempt(peer, relayed, over));
         match made.transpose() {
             Ok(made) => match made.flatten() {
                 Some(id) => {

@@ -19,7 +19,7 @@ use thiserror::Error;
 /// Relays of a peer that are remembered: 6 * 340 bytes.
 const MAX_CIRCUITS: usize = 6;
 
-/// A peer's own addresses that are remembered while it is reached through a relay: 4 * 320 bytes.
+/// A peer's own addresses that are remembered, for while it is reached through a relay: 4 * 320 bytes.
 const MAX_DIRECT: usize = 4;
 
 /// Attempts of a peer that are remembered, the oldest leaving first: 8 * 32 bytes.
@@ -137,6 +137,15 @@ pub struct AttemptView {
     pub ago_secs: u64,
 }
 
+/// What carries a connection at a peer's own address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Carrier {
+    /// QUIC, from the socket that listens: the other side tells the port that others may dial.
+    Datagrams,
+    /// TCP: its NAT mapping serves one connection, and its streams wait for each other.
+    Stream,
+}
+
 /// Names an attempt.
 pub(super) type AttemptId = u64;
 
@@ -168,6 +177,7 @@ struct Attempt {
     dial: ConnectionId,
     peer: PeerId,
     strategy: Strategy,
+    over: Carrier,
     /// None while it waits for its turn.
     began: Option<Instant>,
 }
@@ -197,7 +207,7 @@ struct Through {
 struct Peer {
     /// Addresses through relays, the likeliest to work first.
     circuits: Vec<Through>,
-    /// Its own addresses, as it told them; nothing while it is connected otherwise.
+    /// Its own addresses, as it told them last.
     direct: Vec<Multiaddr>,
     history: VecDeque<Ended>,
     /// When attempts at its own addresses last failed, if none succeeded since.
@@ -312,15 +322,18 @@ impl Paths {
     pub(crate) fn told(&mut self, peer: PeerId, addresses: &[Multiaddr], now: Instant) {
         let (circuits, direct): (Vec<_>, Vec<_>) = addresses.iter().cloned().partition(is_circuit);
         self.learn(&Known { peer, addresses: circuits }, true);
-        if !self.best(&peer).is_some_and(Method::is_carried) {
-            return;
-        }
+        let carried = self.best(&peer).is_some_and(Method::is_carried);
         let known = self.peer(peer);
         let direct: Vec<Multiaddr> = direct.into_iter().take(MAX_DIRECT).collect();
-        if !direct.is_empty() && known.direct != direct {
-            known.direct = direct;
+        if direct.is_empty() {
+            return;
+        }
+        // At once if that was not tried yet.
+        let untried = known.direct != direct || known.retry.is_some_and(|(_, times)| times == 0);
+        if carried && untried {
             known.retry = Some((now, 0));
         }
+        known.direct = direct;
     }
 
     /// Where a peer is reached through relays, for a dial to it.
@@ -369,6 +382,7 @@ impl Paths {
         &mut self,
         peer: PeerId,
         relayed: bool,
+        over: Carrier,
     ) -> Result<Option<AttemptId>, NotTried> {
         let max_punched = self.config.max_punched_addresses;
         let Some(dial) = self.dial.as_mut().filter(|dial| dial.peer == peer) else {
@@ -382,7 +396,7 @@ impl Paths {
         dial.attempts += 1;
         let dial = dial.id;
         self.last += 1;
-        self.attempts.insert(self.last, Attempt { dial, peer, strategy, began: None });
+        self.attempts.insert(self.last, Attempt { dial, peer, strategy, over, began: None });
         Ok(Some(self.last))
     }
 
@@ -397,7 +411,7 @@ impl Paths {
         let rank = |strategy| self.config.rank(strategy).unwrap_or(usize::MAX);
         // What the same dial has that goes before it, and relays that it tries first.
         let same = of_peer().filter(|(_, other)| other.dial == attempt.dial);
-        let (mut before, mut relays) = (0u32, 0u32);
+        let (mut before, mut relays, mut datagrams) = (0u32, 0u32, false);
         let mut strategies = Vec::new();
         for (other, what) in same {
             let earlier = rank(what.strategy) < rank(attempt.strategy);
@@ -408,9 +422,12 @@ impl Paths {
             }
             let both = what.strategy == Strategy::Relay && attempt.strategy == Strategy::Relay;
             relays += u32::from(both && *other < id);
+            let own = what.strategy == Strategy::Direct && attempt.strategy == Strategy::Direct;
+            datagrams |= own && (attempt.over, what.over) == (Carrier::Stream, Carrier::Datagrams);
         }
         let wait = self.config.head_start.saturating_mul(before)
-            + self.config.next_relay.saturating_mul(relays);
+            + self.config.next_relay.saturating_mul(relays)
+            + if datagrams { self.config.tcp_after } else { Duration::ZERO };
         let at = since + wait;
         if at <= now { Turn::Now } else { Turn::At(at) }
     }
@@ -490,17 +507,21 @@ impl Paths {
             known.retry.get_or_insert((now + retry, 0));
         } else {
             (known.retry, known.direct_failed) = (None, None);
-            known.direct.clear();
         }
     }
 
     /// It is gone.
-    pub(super) fn closed(&mut self, id: ConnectionId) {
+    pub(super) fn closed(&mut self, id: ConnectionId, now: Instant) {
         let Some(closed) = self.connections.remove(&id) else { return };
-        if self.best(&closed.peer).is_none()
-            && let Some(known) = self.peers.peek_mut(&closed.peer)
-        {
-            known.retry = None;
+        let best = self.best(&closed.peer);
+        let Some(known) = self.peers.peek_mut(&closed.peer) else { return };
+        match best {
+            None => known.retry = None,
+            // A better one was there for a moment, such as a dial-back.
+            Some(method) if method.is_carried() => {
+                known.retry.get_or_insert((now, 0));
+            }
+            Some(_) => {}
         }
     }
 

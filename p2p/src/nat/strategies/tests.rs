@@ -2,7 +2,7 @@
 
 use super::{
     Config, Known, Method, Strategy,
-    paths::{Action, AttemptId, CONNECTED, NotTried, Opened, Paths, Turn},
+    paths::{Action, AttemptId, CONNECTED, Carrier, NotTried, Opened, Paths, Turn},
 };
 use crate::{Multiaddr, PeerId, identity::peer_id_of};
 use libp2p::{multiaddr::Protocol, swarm::ConnectionId};
@@ -46,7 +46,7 @@ fn paths(tweak: impl FnOnce(&mut Config)) -> Paths {
 }
 
 fn attempt(paths: &mut Paths, relayed: bool) -> AttemptId {
-    paths.attempt(peer(1), relayed).unwrap().unwrap()
+    paths.attempt(peer(1), relayed, Carrier::Datagrams).unwrap().unwrap()
 }
 
 #[test]
@@ -64,6 +64,28 @@ fn own_addresses_begin_at_once_and_relays_one_after_the_other_later() {
     assert_eq!(paths.turn(first, now, now), Turn::At(now + HEAD_START));
     assert_eq!(paths.turn(first, now, now + HEAD_START), Turn::Now);
     assert_eq!(paths.turn(second, now, now), Turn::At(now + HEAD_START + NEXT_RELAY));
+}
+
+#[test]
+fn tcp_waits_a_moment_for_quic_and_not_once_that_has_failed() {
+    let (mut paths, now) = (paths(|_| {}), Instant::now());
+    paths.dials(id(1), peer(1));
+    let made = [Carrier::Stream, Carrier::Datagrams];
+    let [tcp, quic] = made.map(|over| paths.attempt(peer(1), false, over).unwrap().unwrap());
+    let after = Config::default().tcp_after;
+    assert_eq!(
+        (paths.turn(tcp, now, now), paths.turn(quic, now, now)),
+        (Turn::At(now + after), Turn::Now)
+    );
+    assert_eq!(paths.turn(tcp, now, now + after), Turn::Now);
+    paths.begin(quic, now);
+    paths.end(quic, "unreachable", now);
+    assert_eq!(paths.turn(tcp, now, now), Turn::Now);
+    // Both sides punch at the same time, whatever over.
+    paths.punches(id(2));
+    paths.dials(id(2), peer(1));
+    let [tcp, _] = made.map(|over| paths.attempt(peer(1), false, over).unwrap().unwrap());
+    assert_eq!(paths.turn(tcp, now, now), Turn::Now);
 }
 
 #[test]
@@ -114,7 +136,7 @@ fn the_order_is_what_the_configuration_says() {
     // What is left out is not tried.
     paths.punches(id(2));
     paths.dials(id(2), peer(1));
-    assert_eq!(paths.attempt(peer(1), false), Err(NotTried));
+    assert_eq!(paths.attempt(peer(1), false, Carrier::Datagrams), Err(NotTried));
 }
 
 #[test]
@@ -134,10 +156,14 @@ fn few_are_under_way_at_once_and_few_holes_are_punched() {
     paths.punches(id(2));
     paths.dials(id(2), peer(2));
     for _ in 0..3 {
-        paths.attempt(peer(2), false).unwrap().unwrap();
+        paths.attempt(peer(2), false, Carrier::Datagrams).unwrap().unwrap();
     }
-    assert_eq!(paths.attempt(peer(2), false), Err(NotTried), "a peer names what is dialled");
-    assert_eq!(paths.attempt(peer(3), false), Ok(None), "of another dial");
+    assert_eq!(
+        paths.attempt(peer(2), false, Carrier::Datagrams),
+        Err(NotTried),
+        "a peer names what is dialled"
+    );
+    assert_eq!(paths.attempt(peer(3), false, Carrier::Datagrams), Ok(None), "of another dial");
 }
 
 #[test]
@@ -201,7 +227,7 @@ fn a_relayed_connection_goes_once_a_better_one_has_lasted() {
     paths.opened(id(3), peer(2), RELAYED, now);
     assert_eq!(paths.poll(now + AFTER), [Action::Close(peer(1), id(1))]);
     assert_eq!(paths.poll(now + AFTER), [], "once");
-    paths.closed(id(1));
+    paths.closed(id(1), now);
     assert_eq!(paths.methods()[&peer(1)], Method::Punched);
     assert_eq!(paths.count(Method::Relayed), 1);
 }
@@ -221,7 +247,7 @@ fn a_better_connection_that_breaks_at_once_costs_nothing() {
     let (mut paths, now) = (paths(|_| {}), Instant::now());
     paths.opened(id(1), peer(1), RELAYED, now);
     paths.opened(id(2), peer(1), DIALLED, now);
-    paths.closed(id(2));
+    paths.closed(id(2), now);
     assert_eq!(paths.poll(now + AFTER), []);
 }
 
@@ -246,6 +272,22 @@ fn a_peer_that_is_reached_through_a_relay_is_tried_where_it_says_it_is() {
     assert_eq!(paths.poll(at), [Action::Dial(peer(1), vec![direct(7)])], "it is elsewhere now");
     paths.opened(id(2), peer(1), DIALLED, at);
     assert!(paths.poll(at + AFTER).iter().all(|a| matches!(a, Action::Close(..))));
+}
+
+#[test]
+fn a_peer_whose_better_connection_was_a_dial_back_is_tried_at_once() {
+    let (mut paths, now) = (paths(|_| {}), Instant::now());
+    paths.opened(id(1), peer(1), RELAYED, now);
+    paths.opened(id(2), peer(1), ACCEPTED, now);
+    paths.told(peer(1), &[direct(1)], now);
+    assert_eq!(paths.poll(now), [], "it is there already");
+    paths.closed(id(2), now);
+    assert_eq!(paths.poll(now), [Action::Dial(peer(1), vec![direct(1)])]);
+    // And the next time it is reached through a relay, although it tells nothing new.
+    paths.closed(id(1), now);
+    paths.opened(id(3), peer(1), RELAYED, now);
+    paths.told(peer(1), &[direct(1)], now);
+    assert_eq!(paths.poll(now), [Action::Dial(peer(1), vec![direct(1)])]);
 }
 
 #[derive(Clone, Debug)]
@@ -296,7 +338,8 @@ proptest! {
                     paths.dials(id(dials), peer(p));
                 }
                 Step::Attempt(p, relayed) => {
-                    if let Ok(Some(new)) = paths.attempt(peer(p), relayed) {
+                    let over = if p % 2 == 0 { Carrier::Datagrams } else { Carrier::Stream };
+                    if let Ok(Some(new)) = paths.attempt(peer(p), relayed, over) {
                         made.insert(new, (p, false));
                     }
                 }
@@ -319,12 +362,12 @@ proptest! {
                         paths.opened(id(n), peer(p), how, now);
                     } else {
                         open.remove(&n);
-                        paths.closed(id(n));
+                        paths.closed(id(n), now);
                     }
                 }
                 Step::Closed(n) => {
                     open.remove(&n);
-                    paths.closed(id(n));
+                    paths.closed(id(n), now);
                 }
                 Step::Told(p, a) => paths.told(peer(p), &[direct(a), circuit(a.max(5))], now),
                 Step::Wait(ms) => now += Duration::from_millis(ms.into()),
@@ -332,7 +375,7 @@ proptest! {
             for action in paths.poll(now) {
                 if let Action::Close(gone, which) = action {
                     open.retain(|n, _| id(*n) != which);
-                    paths.closed(which);
+                    paths.closed(which, now);
                     prop_assert!(open.values().any(|p| peer(*p) == gone), "the last one");
                 }
             }
