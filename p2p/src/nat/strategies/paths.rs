@@ -453,7 +453,7 @@ impl Paths {
         outcome: &'static str,
         now: Instant,
     ) -> Option<(Strategy, Duration)> {
-        let Attempt { peer, strategy, began, dial } = self.attempts.remove(&id)?;
+        let Attempt { peer, strategy, began, dial, .. } = self.attempts.remove(&id)?;
         let took = now.saturating_duration_since(began?);
         let others = |a: &Attempt| a.dial == dial && a.strategy == strategy;
         let last = !self.attempts.values().any(others);
