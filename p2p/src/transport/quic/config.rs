@@ -58,7 +58,9 @@ impl Settings {
         let mut server = quinn::ServerConfig::with_crypto(Arc::new(tls));
         server
             .transport_config(transport.clone())
-            .migration(false)
+            // Whoever's NAT gives it another port, or whose router another address, goes on where it
+            // was. Whom a connection counts for stays who it was when it was let in.
+            .migration(true)
             .max_incoming(MAX_INCOMING)
             .incoming_buffer_size(INCOMING_BYTES)
             .incoming_buffer_size_total(ALL_INCOMING_BYTES);

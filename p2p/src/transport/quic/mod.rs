@@ -1,5 +1,6 @@
 //! QUIC over quinn, the same on the wire as libp2p-quic: TLS 1.3 with libp2p's certificates, ALPN
-//! `libp2p`, version 1, one bidirectional stream a substream, no migration.
+//! `libp2p`, version 1, one bidirectional stream a substream. A client may migrate, which libp2p-quic
+//! does not allow its clients.
 //!
 //! It is our own because libp2p-quic accepts every connection before anybody is asked, which is
 //! most of a handshake: 560 us of CPU for one that is then refused (in a dev build), and the other
