@@ -6,13 +6,15 @@
 #
 #   selftest            measures every kind of NAT, STUN, TURN, UPnP and the faults: one JSON object
 #                       a line, and what failed in words; under a minute
-#   matrix [CELL ...] [--no-stun] [--json] [--strict] [--parallel N] [--keep]
+#   matrix [CELL ...] [--no-stun] [--turn] [--json] [--strict] [--parallel N] [--keep]
 #                       for each pair of kinds, moves 1 MiB of video from a node behind the one to
 #                       a node behind the other, and says how and how fast: a table, or JSON. A CELL
 #                       is A.B, such as open.symmetric, or A alone for its row. --no-stun: all STUN
-#                       servers are dead; --strict: fails where a cell did not come over in time;
-#                       --parallel: N cells of a row at once; --keep: leaves the logs. With NSN_NODE
-#                       in the environment that program is taken instead of one built here
+#                       servers are dead; --turn: the nodes are given the lab's TURN server, and
+#                       where no hole can be punched it is waited for that they meet there; --strict:
+#                       fails where a cell did not come over in time; --parallel: N cells of a row at
+#                       once; --keep: leaves the logs. With NSN_NODE in the environment that program
+#                       is taken instead of one built here
 #
 #   up SITE=KIND ...    makes a lab and leaves it there; prints its name. A site is a host behind a
 #                       NAT of the kind: open, full_cone, port_restricted, symmetric, double,
@@ -46,7 +48,7 @@ PATH="$PATH:/usr/sbin:/sbin"
 export PYTHONDONTWRITEBYTECODE=1
 
 usage() {
-    sed -n '2,36s/^# \{0,1\}//p' "$natlab"
+    sed -n '2,38s/^# \{0,1\}//p' "$natlab"
 }
 
 # Whether this machine can make a lab; sets `reason` if not.

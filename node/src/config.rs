@@ -1,6 +1,11 @@
 //! Settings of the video network: command line over `--nsn-config FILE.toml` over defaults.
 
-use std::{fs, io, path::PathBuf, str::FromStr, time::Duration};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
 
 use sc_service::ChainType;
 use serde::{Deserialize, Serialize};
@@ -140,10 +145,11 @@ impl Effective {
             Some(path) => {
                 let text = fs::read_to_string(path)
                     .map_err(|source| Error::Read { path: path.clone(), source })?;
-                toml::from_str(&text).map_err(|source| Error::Parse {
-                    path: path.clone(),
-                    source: Box::new(source),
-                })?
+                let mut settings: Settings = toml::from_str(&text).map_err(|source| {
+                    Error::Parse { path: path.clone(), source: Box::new(source) }
+                })?;
+                settings.find_files_beside(path);
+                settings
             }
         };
         settings.super_node |= args.super_node;
@@ -209,6 +215,17 @@ impl Effective {
 }
 
 impl Settings {
+    /// Files that the settings name without a root lie beside the file of the settings, wherever the
+    /// node is started.
+    fn find_files_beside(&mut self, file: &Path) {
+        if let Some((folder, credentials)) =
+            file.parent().zip(self.overlay.nat.turn.credentials.as_mut())
+        {
+            // Whatever has a root replaces the folder.
+            *credentials = folder.join(&*credentials);
+        }
+    }
+
     fn check(&self) -> Result<(), Error> {
         let invalid = |text: String| Err(Error::Invalid(text));
         if self.no_overlay && (self.super_node || self.relay) {
@@ -337,6 +354,33 @@ mod tests {
         let text = with_file("relai = true\n", NsnArgs::default()).unwrap_err().to_string();
         assert!(text.contains("relai") && text.contains("nsn-node config"), "{text}");
         assert_eq!(text.lines().count(), 1, "{text}");
+    }
+
+    #[test]
+    fn turn_credentials_lie_beside_the_file_unless_they_have_a_root() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("nsn.toml");
+        let secret = dir.path().join("secret");
+        fs::write(&secret, "name of a user\npassword of a user\n").unwrap();
+        let written = |credentials: &str| {
+            let servers = "[\"turn:turn.example?transport=tcp\"]";
+            let text =
+                format!("[overlay.nat.turn]\nservers = {servers}\ncredentials = {credentials:?}\n");
+            fs::write(&path, text).unwrap();
+            let args = NsnArgs { nsn_config: Some(path.clone()), ..NsnArgs::default() };
+            Effective::resolve(&args).unwrap()
+        };
+        for named in ["secret", secret.to_str().unwrap()] {
+            let effective = written(named);
+            let turn = &effective.settings.overlay.nat.turn;
+            assert_eq!(turn.credentials.as_ref(), Some(&secret), "{named}");
+            // The place is printed, and nothing of what is in it.
+            for printed in [effective.to_toml().unwrap(), effective.to_json().unwrap()] {
+                assert!(printed.contains("turn:turn.example:3478?transport=tcp"), "{printed}");
+                assert!(printed.contains(secret.to_str().unwrap()), "{printed}");
+                assert!(!printed.contains("of a user"), "{printed}");
+            }
+        }
     }
 
     #[test]

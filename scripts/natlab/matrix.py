@@ -21,7 +21,7 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from lab import BOOT, BOOT_SECOND, STUN_PORT, Lab, say
+from lab import BOOT, BOOT_SECOND, STUN_PORT, TURN_PASSWORD, TURN_USER, Lab, say
 from selftest import KINDS, punchable
 
 RPC_PORT = 9944
@@ -36,6 +36,10 @@ START_LIMIT = 60
 # Seconds from its start in which a node must have joined the overlay, and in which the directory
 # must have heard of what was published. Neither is what a cell measures.
 JOIN_LIMIT = 30
+# With --turn: seconds in which two nodes that no hole can be punched between must have come to be
+# connected over TURN once the video is there. An allocation over TCP comes after one over UDP has
+# failed, 7.5 s, and a meeting after 5 s of a circuit.
+TURN_LIMIT = 30
 # Seconds in which nodes may leave in peace.
 STOP_LIMIT = 5
 # Seconds between two looks at a node, and from a fetch that failed to the next try.
@@ -159,8 +163,8 @@ def stop(nodes):
 class World:
     """What cells share: the program, a chain whose addresses must be public, and the bootnode."""
 
-    def __init__(self, lab, binary, folder):
-        self.lab, self.binary, self.folder = lab, binary, folder
+    def __init__(self, lab, binary, folder, turn):
+        self.lab, self.binary, self.folder, self.turn = lab, binary, folder, turn
         self.numbers = iter(range(1_000_000))
         self.chain = f"{folder}/chain.json"
         self.config = f"{folder}/config.toml"
@@ -190,13 +194,20 @@ class World:
         self.write_config()
 
     def write_config(self):
-        """The lab's STUN servers, if this program has a setting for them."""
+        """The lab's STUN servers, if this program has a setting for them; its TURN server, if asked."""
         known = json.loads(self.node("config", "--json", "--chain", "dev"))
         settings = ""
         self.asks_stun = "servers" in known["overlay"].get("nat", {}).get("stun", {})
         if self.asks_stun:
             servers = [f"{address}:{STUN_PORT}" for address in (BOOT, BOOT_SECOND)]
             settings = f"[overlay.nat.stun]\nservers = {json.dumps(servers)}\n"
+        if self.turn:
+            servers = [f"turn:{BOOT}:{STUN_PORT}?transport={way}" for way in ("udp", "tcp")]
+            settings += f"[overlay.nat.turn]\nservers = {json.dumps(servers)}\n"
+            # Beside the settings, and named as a person would.
+            settings += 'credentials = "turn-secret"\n'
+            with open(f"{self.folder}/turn-secret", "w") as file:
+                file.write(f"{TURN_USER}\n{TURN_PASSWORD}\n")
         with open(self.config, "w") as file:
             file.write(settings)
 
@@ -253,8 +264,9 @@ class World:
                 return time.monotonic() - start
             time.sleep(RETRY)
 
-    def cell(self, provider, content, digest, relay):
-        """Fetches through a relay that has just been started: seconds, and the details."""
+    def cell(self, provider, content, digest, relay, best):
+        """Fetches through a relay that has just been started: seconds, and the details. `best` is the
+        best way that there is without TURN."""
         detail = {}
         try:
             detail["rpc_s"], detail["joined_s"] = relay.join()
@@ -263,6 +275,8 @@ class World:
             with open(target, "rb") as file:
                 if hashlib.sha256(file.read()).hexdigest() != digest:
                     raise Failed("the bytes differ from those published")
+            if self.turn and best == "relayed":
+                detail["turn_s"] = meet_at_turn(relay, provider)
             outcome = {"arrived": True, "method": method(relay, provider)}
         except Failed as failure:
             seconds, outcome = LIMIT, missed(failure)
@@ -283,7 +297,8 @@ class World:
                 told(a, b, LIMIT, missed(failure))
                 return
             relay = start(f"b_{b}", "--relay", *self.bootnodes())
-            seconds, detail = self.cell(provider, content, digest, relay)
+            best = in_principle(a, b)
+            seconds, detail = self.cell(provider, content, digest, relay, best)
             told(a, b, seconds, {**detail, "announced_s": announced})
 
         try:
@@ -322,11 +337,22 @@ def method(node, peer):
     return "unknown"
 
 
+def meet_at_turn(node, peer):
+    """Seconds until `node` is connected with `peer` over TURN; none if that takes too long."""
+    start = time.monotonic()
+    while method(node, peer) != "turn":
+        if time.monotonic() - start > TURN_LIMIT:
+            return None
+        time.sleep(POLL)
+    return round(time.monotonic() - start, 2)
+
+
 def parse(arguments):
     """The arguments, with `cells` as pairs."""
     parser = argparse.ArgumentParser(prog="scripts/natlab.sh matrix", add_help=False)
     parser.add_argument("cells", nargs="*", metavar="CELL")
     parser.add_argument("--no-stun", action="store_true")
+    parser.add_argument("--turn", action="store_true")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--keep", action="store_true")
     parser.add_argument("--strict", action="store_true")
@@ -387,7 +413,7 @@ def main():
     lab, options = Lab(sys.argv[1], sys.argv[2]), parse(sys.argv[3:])
     group = "nat.nostun" if options.no_stun else "nat.matrix"
     folder = tempfile.mkdtemp(prefix="nsn-natlab.")
-    world = World(lab, os.environ["NSN_NODE"], folder)
+    world = World(lab, os.environ["NSN_NODE"], folder, options.turn)
     target = 20 if options.no_stun else TARGET
     results = {}
 
@@ -423,6 +449,9 @@ def main():
         result(f"{group}.worst_s", worst, {"cells": len(results), "failed": failed})
     show(results, group, sys.stderr if options.json else sys.stdout)
     idle = idle_faults(lab, results, options.no_stun and world.asks_stun)
+    waited = [detail for _, detail in results.values() if "turn_s" in detail]
+    if waited and not any(detail["method"] == "turn" for detail in waited):
+        idle.append("the TURN server")
     for what in idle:
         say(f"no cell met this, so it proves nothing: {what}")
     sys.exit(1 if idle or (options.strict and (failed or worst > target)) else 0)

@@ -1,8 +1,9 @@
 //! `nat.leak`: what is left of many cycles of STUN, UPnP and TURN against servers that are no help.
 
 use crate::{
-    ALLOCATOR, Failure, Outcome, Outcomes, block_on,
+    Failure, Outcome, Outcomes, block_on,
     liars::{self, Lie, Stream},
+    memory::{Peak, live},
 };
 use nsn_p2p::{
     Config,
@@ -29,8 +30,8 @@ const PATIENCE: Duration = Duration::from_secs(600);
 const LOOKS: usize = 100;
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// Memory that may come to be held beside a leak: the allocator of a metric's label, a table that
-/// doubles. In kB.
+/// Memory that may come to be held beside a leak: a table that doubles, what threads keep for their
+/// next allocations. In kB.
 const SLACK_KB: f64 = 64.0;
 
 pub(crate) fn run(quick: bool) -> Outcomes {
@@ -51,7 +52,7 @@ impl Held {
         for _ in 0..LOOKS {
             let descriptors = std::fs::read_dir("/proc/self/fd")?.count();
             least.descriptors = least.descriptors.min(descriptors);
-            least.bytes = least.bytes.min(ALLOCATOR.current_usage());
+            least.bytes = least.bytes.min(live()?);
             sleep(LOOK_EVERY).await;
         }
         Ok(least)
@@ -141,7 +142,9 @@ async fn leak(cycles: u32) -> Outcomes {
     writeln!(stderr(), "  {WARM} cycles of STUN, UPnP and TURN, and {cycles} more ...")?;
     let before = reach(WARM).await?;
     let held_before = Held::look().await?;
+    let peak = Peak::begin()?;
     let after = reach(WARM + cycles).await?;
+    let most = peak.most()?;
     let held_after = Held::look().await?;
     let took = began.elapsed();
     node.stop().await??;
@@ -158,6 +161,7 @@ async fn leak(cycles: u32) -> Outcomes {
         "turn_servers_left": after.turn - before.turn,
         "descriptors": [held_before.descriptors, held_after.descriptors],
         "bytes": [held_before.bytes, held_after.bytes],
+        "most_bytes": most,
         "seconds": took.as_secs(),
     });
     Ok(vec![

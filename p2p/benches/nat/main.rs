@@ -9,22 +9,19 @@
 //! | `leak.rs` | `nat.leak`, `nat.leak.kb` |
 //! | `dial.rs` | `nat.dial100_s` |
 //! | `liars.rs` | the servers and routers that are asked in vain |
-//! | `../shared` | what is printed; medians and quantiles |
+//! | `../shared` | what is printed; bytes that live |
 
 mod dial;
 mod leak;
 mod liars;
+#[path = "../shared/memory.rs"]
+mod memory;
 #[path = "../shared/report.rs"]
 mod report;
 
-use peak_alloc::PeakAlloc;
 use report::Bench;
 pub(crate) use report::{Failure, Outcome, Outcomes};
 use std::future::Future;
-
-/// Counts the bytes that live. It costs every benchmark here an atomic addition an allocation.
-#[global_allocator]
-static ALLOCATOR: PeakAlloc = PeakAlloc;
 
 const BENCHES: [Bench; 2] =
     [(&["nat.leak", "nat.leak.kb"], leak::run), (&["nat.dial100_s"], dial::run)];

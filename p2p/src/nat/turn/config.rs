@@ -39,8 +39,9 @@ pub struct Turn {
     /// none.
     pub servers: Vec<Server>,
     /// File with the user name in its first line and the password in its second, for all servers. At
-    /// most 4 KiB. It is read for each allocation, so it may be changed under way. Default none, and
-    /// then only servers that ask for neither can be used.
+    /// most 4 KiB. It is read for each allocation, so it may be changed under way. A node looks for it
+    /// beside the file of its settings, unless it has a root. Default none, and then only servers that
+    /// ask for neither can be used.
     pub credentials: Option<PathBuf>,
     /// Waits after each time a request is sent over UDP; with the last it has failed. Default 500 ms,
     /// 1 s, 2 s, 4 s (RFC 8489, 6.2.1).

@@ -270,7 +270,7 @@ mod tests {
         let (keep, _) = tokio::sync::watch::channel(Vec::new());
         let metrics = Metrics::unregistered().unwrap();
         let door = Door::new(&testnet::config(), identity.peer_id(), vec![], keep, metrics);
-        let mut quic = Quic::new(&identity, LIMIT, door).unwrap();
+        let mut quic = Quic::new(&identity, LIMIT, door, Sockets::default()).unwrap();
         let any = "/ip4/127.0.0.1/udp/0/quic-v1".parse().unwrap();
         quic.listen_on(ListenerId::next(), any).unwrap();
         let told = poll_fn(|cx| Pin::new(&mut quic).poll(cx)).await;

@@ -30,7 +30,7 @@ use tokio::{
 };
 
 /// Longest wait for anything.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A worker, and the other ends of what joins it with the overlay.
 pub(super) struct Running {

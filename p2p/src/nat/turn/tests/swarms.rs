@@ -1,6 +1,9 @@
 //! The overlay's transport over coturn: QUIC at a relayed address.
 
-use super::{coturn::Coturn, running::Running};
+use super::{
+    coturn::Coturn,
+    running::{PATIENCE, Running},
+};
 use crate::{
     Config, Identity, Metrics, Multiaddr, PeerId,
     connections::Door,
@@ -26,7 +29,6 @@ use std::{future::poll_fn, net::SocketAddr, pin::Pin, time::Duration};
 use tokio::{sync::watch, time::timeout};
 
 const SECRET: &str = "user\npass\n";
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Enough that windows, retransmissions and both ways of framing play a part.
 const BYTES: usize = 1 << 20;

@@ -1,7 +1,7 @@
 //! The worker over real sockets, against servers that are honest, dead, slow or lying.
 
 use super::{
-    running::{Running, descriptors, receive, send},
+    running::{PATIENCE, Running, descriptors, receive, send},
     server::{Manner, Server},
 };
 use crate::nat::turn::{
@@ -17,6 +17,7 @@ use std::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream, UdpSocket},
+    time::timeout,
 };
 
 const SECRET: &str = "user\npass\n";
@@ -194,12 +195,14 @@ async fn a_queue_that_is_full_makes_quic_wait_and_wakes_it() {
     assert_eq!(taken, 4);
     assert_eq!(socket.try_send(&transmit(&[1; 10])).unwrap_err().kind(), ErrorKind::WouldBlock);
     let mut poller = socket.clone().create_io_poller();
-    poll_fn(|cx| poller.as_mut().poll_writable(cx)).await.unwrap();
+    let writable = timeout(PATIENCE, poll_fn(|cx| poller.as_mut().poll_writable(cx)));
+    writable.await.expect("it is woken").unwrap();
     socket.try_send(&transmit(&[1; 10])).unwrap();
     until(&server, |server| server.relayed.len() == 5).await;
     running.stop().await;
     socket.try_send(&transmit(&[1; 10])).expect("dropped, as on a path that is gone");
-    poll_fn(|cx| poller.as_mut().poll_writable(cx)).await.unwrap();
+    let writable = timeout(PATIENCE, poll_fn(|cx| poller.as_mut().poll_writable(cx)));
+    writable.await.expect("it is woken").unwrap();
 }
 
 #[tokio::test]
