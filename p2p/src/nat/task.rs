@@ -101,6 +101,8 @@ pub(crate) struct Nat {
     /// By name.
     pub(super) servers: HashMap<String, Server>,
     connections: HashMap<ConnectionId, Connection>,
+    /// Where peers said this turn that they see this node: to be told when a hole is punched.
+    seen: Vec<Multiaddr>,
     /// Ports that are listened on, and by how many addresses.
     ports: HashMap<Port, usize>,
     pub(super) turn: Part,
@@ -164,6 +166,7 @@ impl Nat {
             again: false,
             servers: HashMap::new(),
             connections: HashMap::new(),
+            seen: Vec::new(),
             ports: HashMap::new(),
             turn,
             interfaces,
@@ -407,6 +410,7 @@ impl Nat {
             }
             // A relay tells its own address, and a transport cannot change on the way.
             if is_udp(&addr) == connection.udp {
+                self.seen.push(addr.clone());
                 self.tell(Event::Observed { addr, by }, now);
             }
         }
@@ -474,6 +478,11 @@ impl Nat {
                     self.ask = Some(Ask { discover: discover || before });
                 }
                 Action::Map => self.again = true,
+            }
+        }
+        for addr in self.seen.drain(..) {
+            if let Some(punch) = swarm.behaviour_mut().punch.as_mut() {
+                punch.seen_at(&addr);
             }
         }
         self.relayed.advance(swarm, &self.metrics, now);

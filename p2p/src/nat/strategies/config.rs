@@ -42,7 +42,7 @@ pub struct Config {
     #[serde(with = "humantime_serde")]
     pub turn_timeout: Duration,
     /// Addresses to which holes are punched at the same time for one peer, which names them. Default
-    /// 6.
+    /// 20, as many as libp2p names: those it was seen at last come last.
     pub max_punched_addresses: usize,
     /// How long a better connection has to last until a worse one to the same peer is closed. What is
     /// under way on that goes on until then. Default 2 s.
@@ -78,7 +78,7 @@ impl Default for Config {
             punch_timeout: Duration::from_secs(5),
             relay_timeout: Duration::from_secs(6),
             turn_timeout: Duration::from_secs(10),
-            max_punched_addresses: 6,
+            max_punched_addresses: 20,
             upgrade_after: Duration::from_secs(2),
             forget_failure: Duration::from_secs(300),
             retry: Duration::from_secs(30),

@@ -46,6 +46,16 @@ impl Behaviour {
         }
     }
 
+    /// This node is seen at an address, from a socket that it listens with: others should dial that.
+    /// libp2p tells the last 20.
+    pub(crate) fn seen_at(&mut self, addr: &Multiaddr) {
+        // The other side would refuse to dial anything else.
+        if self.policy.allows(addr) {
+            let candidate = NewExternalAddrCandidate { addr };
+            self.inner.on_swarm_event(FromSwarm::NewExternalAddrCandidate(candidate));
+        }
+    }
+
     /// One more dial for a peer.
     fn dials(&mut self, peer: PeerId) {
         self.door.expect(&peer);
@@ -94,15 +104,11 @@ impl NetworkBehaviour for Behaviour {
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
         match event {
-            // The other side would refuse to dial it.
-            FromSwarm::NewExternalAddrCandidate(candidate)
-                if !self.policy.allows(candidate.addr) => {}
-            // What is reached anyway is where the other side should dial as well, and identify names
-            // it no candidate any more.
-            FromSwarm::ExternalAddrConfirmed(confirmed) if self.policy.allows(confirmed.addr) => {
-                let candidate = NewExternalAddrCandidate { addr: confirmed.addr };
-                self.inner.on_swarm_event(FromSwarm::NewExternalAddrCandidate(candidate));
-            }
+            // Identify puts the port that is listened on in the place of the one that was seen, which
+            // is right where a NAT keeps ports and nowhere else.
+            FromSwarm::NewExternalAddrCandidate(_) => {}
+            // What is reached anyway is where the other side should dial as well.
+            FromSwarm::ExternalAddrConfirmed(confirmed) => self.seen_at(confirmed.addr),
             event => {
                 if let FromSwarm::ConnectionClosed(closed) = &event
                     && closed.remaining_established == 0
