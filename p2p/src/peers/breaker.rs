@@ -117,6 +117,16 @@ impl Breaker {
         Ok(())
     }
 
+    /// The peer is said to be elsewhere now: its wait ends, but not sooner after its last failure than
+    /// the first wait would have. Whoever lies of it gains a dial every [`Config::base`].
+    pub(crate) fn moved(&mut self, peer: &PeerId) {
+        if let Some(entry) = self.peers.peek_mut(peer)
+            && let Some(until) = entry.until
+        {
+            entry.until = Some(until.min(entry.failed_at + self.config.base));
+        }
+    }
+
     /// Whether a dial to the peer would be refused now.
     pub(crate) fn open(&self, peer: &PeerId, now: Instant) -> Option<Open> {
         let entry = self.peers.peek(peer)?;
@@ -240,6 +250,26 @@ mod tests {
     fn fail(breaker: &mut Breaker, alone: bool, now: Instant) -> bool {
         breaker.ask(&peer(1), id(7), now).unwrap();
         breaker.failed(&peer(1), id(7), Failure::Timeout, alone, 0, now)
+    }
+
+    #[test]
+    fn a_peer_that_is_said_to_be_elsewhere_is_tried_there_soon() {
+        let now = Instant::now();
+        let mut breaker = breaker(10);
+        breaker.moved(&peer(1));
+        let mut at = now;
+        for _ in 0..4 {
+            at += 10 * SECOND;
+            fail(&mut breaker, false, at);
+        }
+        assert_eq!(breaker.open(&peer(1), at).map(|open| open.wait), Some(4 * SECOND));
+        breaker.moved(&peer(1));
+        assert_eq!(breaker.open(&peer(1), at).map(|open| open.wait), Some(SECOND));
+        assert_eq!(breaker.ask(&peer(1), id(1), at + SECOND), Ok(()));
+        assert!(breaker.ask(&peer(1), id(2), at + SECOND).is_err(), "one trial, as ever");
+        breaker.failed(&peer(1), id(1), Failure::Timeout, false, 0, at + SECOND);
+        let wait = breaker.open(&peer(1), at + SECOND).map(|open| open.wait);
+        assert_eq!(wait, Some(8 * SECOND), "it was not there either");
     }
 
     #[test]

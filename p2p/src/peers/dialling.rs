@@ -222,6 +222,7 @@ impl NetworkBehaviour for Behaviour {
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
         let now = Instant::now();
         match event {
+            FromSwarm::NewExternalAddrOfPeer(told) => self.breaker.moved(&told.peer_id),
             FromSwarm::DialFailure(failure) => {
                 let judged = !self.door.is_dial_back(failure.connection_id);
                 let Some(peer) = failure.peer_id.filter(|_| judged) else { return };

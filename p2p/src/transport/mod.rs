@@ -147,8 +147,8 @@ pub(crate) fn build(
 /// waits for an acknowledgement, of that or of data: the same as over QUIC. Without them a connection
 /// to a peer that has vanished stays for a quarter of an hour, if this node sends anything, and for
 /// ever otherwise.
-const TCP_KEEP_ALIVE: Duration = Duration::from_secs(5);
-const TCP_UNACKNOWLEDGED: Duration = Duration::from_secs(10);
+const TCP_KEEP_ALIVE: Duration = Duration::from_secs(4);
+const TCP_UNACKNOWLEDGED: Duration = Duration::from_secs(8);
 
 /// Has the kernel give up a connection whose other end is silent. One for which it cannot is as good
 /// as before.

@@ -465,7 +465,11 @@ impl NetworkBehaviour for Behaviour {
     ) {
         if let Ok(Reply::Answer(answer)) = &result {
             for provider in &answer.providers {
-                self.whereabouts.told(provider);
+                // Whoever gave it up where it was may try again.
+                if let Some(address) = self.whereabouts.told(provider) {
+                    let peer_id = provider.peer;
+                    self.events.push_back(ToSwarm::NewExternalAddrOfPeer { peer_id, address });
+                }
             }
         }
         if self.sent.remove(&id).is_some() {

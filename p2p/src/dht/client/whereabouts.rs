@@ -25,16 +25,19 @@ impl Whereabouts {
         Self { known: LruCache::sparse(most) }
     }
 
-    /// Somebody has named a provider. What is told last goes first.
-    pub(super) fn told(&mut self, provider: &Contact) {
+    /// Somebody has named a provider. What is told last goes first. The first address that nobody
+    /// named before, if there is one: the peer may have moved there.
+    pub(super) fn told(&mut self, provider: &Contact) -> Option<Multiaddr> {
         if provider.addresses.is_empty() {
-            return;
+            return None;
         }
         let known = self.known.get_or_insert_mut(provider.peer, Vec::new);
+        let new = provider.addresses.iter().find(|addr| !known.contains(addr)).cloned();
         let mut all = provider.addresses.clone();
         all.extend(known.drain(..).filter(|known| !provider.addresses.contains(known)));
         all.truncate(ADDRESSES);
         *known = all;
+        new
     }
 
     /// Where a peer may be.
@@ -57,11 +60,18 @@ mod tests {
     #[test]
     fn what_is_told_last_goes_first_and_nothing_forgets_nothing() {
         let mut whereabouts = Whereabouts::new(2);
-        whereabouts.told(&contact(1, &[1, 2]));
-        whereabouts.told(&contact(1, &[]));
-        whereabouts.told(&contact(1, &[3, 1]));
+        assert_eq!(
+            whereabouts.told(&contact(1, &[1, 2])),
+            Some(contact(1, &[1]).addresses.remove(0))
+        );
+        assert_eq!(whereabouts.told(&contact(1, &[])), None);
+        assert_eq!(whereabouts.told(&contact(1, &[2, 1])), None);
+        assert_eq!(
+            whereabouts.told(&contact(1, &[1, 3])),
+            Some(contact(1, &[3]).addresses.remove(0))
+        );
         let peer = contact(1, &[]).peer;
-        assert_eq!(whereabouts.of(&peer), contact(1, &[3, 1, 2]).addresses);
+        assert_eq!(whereabouts.of(&peer), contact(1, &[1, 3, 2]).addresses);
         whereabouts.told(&contact(2, &[5]));
         whereabouts.told(&contact(3, &[5]));
         assert!(whereabouts.of(&peer).is_empty(), "pushed out");

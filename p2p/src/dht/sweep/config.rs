@@ -87,7 +87,7 @@ pub struct Config {
     /// anew. Default 2 s.
     #[serde(with = "humantime_serde")]
     pub moved_settle: Duration,
-    /// Shortest time between two such announcements. Default 1 min.
+    /// Time within which keys are announced anew three times at most. Default 1 min.
     #[serde(with = "humantime_serde")]
     pub moved_apart: Duration,
     /// Keys that are announced anew then, at random. A peer keeps the addresses of a provider once for
