@@ -18,6 +18,7 @@
 mod autonat;
 mod config;
 mod handle;
+mod held;
 mod kind;
 mod mapping;
 mod metrics;
