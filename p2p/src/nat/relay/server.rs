@@ -337,10 +337,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_reservation_keeps_its_connection_until_it_has_run_out() {
-        // The one reservation that there may be is not given again, so it runs out.
+        // libp2p's client counts in whole seconds, and asks again after three. The one reservation that
+        // there may be is not given twice, so it runs out.
         let config = Config {
             max_reservations: 1,
-            reservation_lasts: Duration::from_secs(2),
+            reservation_lasts: Duration::from_secs(4),
             ..Config::default()
         };
         let (mut relay, addr) = relay(&config).await;
@@ -365,8 +366,8 @@ mod tests {
                 }
             }
         };
-        timeout(Duration::from_secs(30), closed).await.unwrap();
-        assert_eq!(seen, ["accepted", "timed out"]);
+        let closed = timeout(Duration::from_secs(60), closed).await.is_ok();
+        assert_eq!((closed, &seen[..]), (true, &["accepted", "timed out"][..]));
         client.abort();
     }
 }
