@@ -19,6 +19,7 @@
 mod autonat;
 mod config;
 mod handle;
+mod held;
 mod kind;
 mod mapping;
 mod metrics;

@@ -17,7 +17,9 @@ pub struct Config {
     /// Most inbound connections that are still shaking hands, half of them for known sources.
     /// Default 64.
     pub max_pending_inbound: usize,
-    /// How long a connection that nothing uses is kept. Default 60 s.
+    /// How long a connection that nothing uses is kept. Streams use it, and so does a place that is
+    /// held at a relay; two nodes that gossip have streams for it as long as they are connected.
+    /// Default 60 s.
     #[serde(with = "humantime_serde")]
     pub idle_timeout: Duration,
     /// How long the service record of this node is valid; it is signed anew at half of it. Default

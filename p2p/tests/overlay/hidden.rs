@@ -226,6 +226,11 @@ struct Silence {
 
 /// A relay that takes all that is asked of it and never answers, and its address.
 pub(crate) async fn silent_relay(secret: u8) -> (Multiaddr, JoinHandle<()>) {
+    silent(secret, relay::HOP_PROTOCOL_NAME).await
+}
+
+/// A peer that takes the streams of this protocol and never answers, and its address.
+pub(crate) async fn silent(secret: u8, protocol: StreamProtocol) -> (Multiaddr, JoinHandle<()>) {
     let keypair = Keypair::ed25519_from_bytes([secret; 32]).unwrap();
     let peer_id = keypair.public().to_peer_id();
     let transport = MemoryTransport::new()
@@ -239,7 +244,7 @@ pub(crate) async fn silent_relay(secret: u8) -> (Multiaddr, JoinHandle<()>) {
         // Requests end when the other side has sent all, which one who waits for an answer does not.
         requests: request_response::Behaviour::with_codec(
             Bytes,
-            [(relay::HOP_PROTOCOL_NAME, ProtocolSupport::Inbound)],
+            [(protocol, ProtocolSupport::Inbound)],
             request_response::Config::default().with_request_timeout(PATIENCE),
         ),
     };

@@ -350,12 +350,13 @@ async fn one_peer_is_asked_a_few_questions_at_a_time() {
 }
 
 #[tokio::test]
-async fn a_stream_that_was_closed_meanwhile_is_replaced() {
+async fn a_stream_that_was_closed_meanwhile_is_replaced_and_none_keeps_a_connection_open() {
     // It closes each stream once it has answered, while the node keeps it for the next question.
     let closes = Liar::start(100, |question| Some(answer(kad_of(question), &[]))).await;
     let keeps = |config: &mut Config| {
         config.bootstrap.min_peers = 0;
         config.dht.stream_idle = Duration::from_secs(600);
+        config.peers.idle_timeout = Duration::from_millis(500);
     };
     let node = start(1, vec![], keeps);
     node.overlay.peers.connect(closes.addr.clone()).await.unwrap();
@@ -367,5 +368,8 @@ async fn a_stream_that_was_closed_meanwhile_is_replaced() {
         let sample = format!("nsn_p2p_kademlia_questions_failed_total{{reason=\"{reason}\"}}");
         assert_eq!(node.metric(&sample), 0.0, "{reason}");
     }
+    node.wait_for("the idle connection to close", |c| c.connected == 0).await.unwrap();
+    // It is dialled again when there is something to ask.
+    assert_eq!(node.overlay.dht.find_providers(key(20), 1).await, Ok(vec![]));
     node.stop().await.unwrap().unwrap();
 }

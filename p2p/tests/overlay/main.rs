@@ -21,6 +21,7 @@ mod dialling;
 mod gossip;
 mod hidden;
 mod hostile;
+mod idle;
 mod kept;
 mod liar;
 mod lookups;

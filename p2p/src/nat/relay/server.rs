@@ -6,21 +6,24 @@ use crate::{
     Multiaddr, PeerId,
     address::{Source, ip_of},
     metrics::gauge,
-    nat::NatMetrics,
+    nat::{
+        NatMetrics,
+        held::{Held, Order},
+    },
 };
 use libp2p::{
     core::{Endpoint, transport::PortUse},
     relay::{self, Event, Status, StatusCode},
     swarm::{
-        ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, THandler, THandlerInEvent,
-        THandlerOutEvent, ToSwarm,
+        ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, NotifyHandler, THandler,
+        THandlerInEvent, THandlerOutEvent, ToSwarm,
         behaviour::{ConnectionClosed, ConnectionEstablished},
     },
 };
 use std::{
-    collections::HashSet,
+    collections::{HashSet, VecDeque},
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     time::Instant,
 };
 
@@ -36,8 +39,14 @@ fn never() -> ConnectionId {
 pub(crate) const OUTCOMES: [&str; 5] =
     ["accepted", "full", "without_reservation", "unreachable", "refused"];
 
+/// What the inner server has for the swarm, for our handler.
+type Output = ToSwarm<Event, Order<THandlerInEvent<relay::Behaviour>>>;
+
 pub(crate) struct Behaviour {
     inner: relay::Behaviour,
+    /// What the inner server had to say after a connection told something: what it had queued, a few
+    /// at most, and one order. The swarm takes all of it before it hears of a connection again.
+    outputs: VecDeque<Output>,
     enabled: bool,
     offered: bool,
     /// Peers that hold a reservation; bounded by the inner server.
@@ -53,6 +62,7 @@ impl Behaviour {
         inner.set_status(Some(Status::Disable));
         Self {
             inner,
+            outputs: VecDeque::new(),
             enabled: config.enabled,
             offered: false,
             reserved: HashSet::new(),
@@ -102,6 +112,27 @@ impl Behaviour {
         };
         self.metrics.relay_requests.with_label_values(&[kind, outcome]).inc();
         self.show();
+    }
+
+    /// What the inner server says next.
+    fn next(&mut self, cx: &mut Context<'_>) -> Poll<Output> {
+        let output = std::task::ready!(self.inner.poll(cx));
+        if let ToSwarm::GenerateEvent(event) = &output {
+            self.note(event);
+        }
+        Poll::Ready(output.map_in(Order::Inner))
+    }
+
+    /// Has a connection kept, or not, from what the inner server made of something that it told: a
+    /// reservation is no stream, and needs its connection. Circuits have streams on both.
+    fn holds(peer_id: PeerId, id: ConnectionId, output: &Output) -> Option<Output> {
+        let held = match output {
+            ToSwarm::GenerateEvent(Event::ReservationReqAccepted { .. }) => true,
+            ToSwarm::GenerateEvent(Event::ReservationTimedOut { .. }) => false,
+            _ => return None,
+        };
+        let handler = NotifyHandler::One(id);
+        Some(ToSwarm::NotifyHandler { peer_id, handler, event: Order::Hold(held) })
     }
 
     fn show(&self) {
@@ -177,7 +208,7 @@ fn limits(config: &Config) -> relay::Config {
 }
 
 impl NetworkBehaviour for Behaviour {
-    type ConnectionHandler = THandler<relay::Behaviour>;
+    type ConnectionHandler = Held<THandler<relay::Behaviour>>;
     type ToSwarm = Event;
 
     fn handle_established_inbound_connection(
@@ -187,7 +218,8 @@ impl NetworkBehaviour for Behaviour {
         local: &Multiaddr,
         remote: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        self.inner.handle_established_inbound_connection(id, peer, local, remote)
+        let inner = &mut self.inner;
+        inner.handle_established_inbound_connection(id, peer, local, remote).map(Held::new)
     }
 
     fn handle_established_outbound_connection(
@@ -198,7 +230,8 @@ impl NetworkBehaviour for Behaviour {
         role: Endpoint,
         port: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        self.inner.handle_established_outbound_connection(id, peer, addr, role, port)
+        let inner = &mut self.inner;
+        inner.handle_established_outbound_connection(id, peer, addr, role, port).map(Held::new)
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
@@ -213,13 +246,128 @@ impl NetworkBehaviour for Behaviour {
         event: THandlerOutEvent<Self>,
     ) {
         self.inner.on_connection_handler_event(peer, id, event);
+        // Its events do not say of which connection they are, so they are taken while that is known.
+        // The swarm polls next, with a waker of its own.
+        let mut cx = Context::from_waker(Waker::noop());
+        while let Poll::Ready(output) = self.next(&mut cx) {
+            let holds = Self::holds(peer, id, &output);
+            self.outputs.push_back(output);
+            self.outputs.extend(holds);
+        }
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ToSwarm<Event, THandlerInEvent<Self>>> {
-        let event = std::task::ready!(self.inner.poll(cx));
-        if let ToSwarm::GenerateEvent(event) = &event {
-            self.note(event);
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Output> {
+        match self.outputs.pop_front() {
+            Some(output) => Poll::Ready(output),
+            None => self.next(cx),
         }
-        Poll::Ready(event)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Metrics;
+    use futures::StreamExt;
+    use libp2p::{
+        Swarm, Transport,
+        core::{
+            muxing::StreamMuxerBox,
+            transport::{MemoryTransport, OrTransport},
+            upgrade::Version,
+        },
+        identity::Keypair,
+        multiaddr::Protocol,
+        noise,
+        swarm::{Config as Settings, SwarmEvent},
+        yamux,
+    };
+    use std::time::Duration;
+    use tokio::time::timeout;
+
+    const IDLE: Duration = Duration::from_millis(500);
+
+    fn settings() -> Settings {
+        Settings::with_tokio_executor()
+    }
+
+    fn memory(keypair: &Keypair) -> libp2p::core::transport::Boxed<(PeerId, StreamMuxerBox)> {
+        MemoryTransport::new()
+            .upgrade(Version::V1)
+            .authenticate(noise::Config::new(keypair).unwrap())
+            .multiplex(yamux::Config::default())
+            .boxed()
+    }
+
+    /// The relay, idle connections of which are closed soon, and where it is.
+    async fn relay(config: &Config) -> (Swarm<Behaviour>, Multiaddr) {
+        let keypair = Keypair::ed25519_from_bytes([1; 32]).unwrap();
+        let local = keypair.public().to_peer_id();
+        let metrics = Metrics::unregistered().unwrap().nat;
+        let mut behaviour = Behaviour::new(local, config, metrics);
+        behaviour.on_reachable(true);
+        let settings = settings().with_idle_connection_timeout(IDLE);
+        let mut swarm = Swarm::new(memory(&keypair), behaviour, local, settings);
+        swarm.listen_on("/memory/0".parse().unwrap()).unwrap();
+        let SwarmEvent::NewListenAddr { address, .. } = swarm.select_next_some().await else {
+            panic!("no address");
+        };
+        swarm.add_external_address(address.clone());
+        (swarm, address.with(Protocol::P2p(local)))
+    }
+
+    /// Wants a place at the relay, and keeps the connection to it.
+    fn client(relay: &Multiaddr) -> Swarm<relay::client::Behaviour> {
+        let keypair = Keypair::ed25519_from_bytes([2; 32]).unwrap();
+        let local = keypair.public().to_peer_id();
+        let (circuits, behaviour) = relay::client::new(local);
+        let circuits = circuits
+            .upgrade(Version::V1)
+            .authenticate(noise::Config::new(&keypair).unwrap())
+            .multiplex(yamux::Config::default())
+            .boxed();
+        let transport = OrTransport::new(circuits, memory(&keypair))
+            .map(|either, _| either.into_inner())
+            .boxed();
+        let settings = settings().with_idle_connection_timeout(Duration::from_secs(600));
+        let mut swarm = Swarm::new(transport, behaviour, local, settings);
+        swarm.listen_on(relay.clone().with(Protocol::P2pCircuit)).unwrap();
+        swarm
+    }
+
+    #[tokio::test]
+    async fn a_reservation_keeps_its_connection_until_it_has_run_out() {
+        // libp2p's client counts in whole seconds, and asks again after three. The one reservation that
+        // there may be is not given twice, so it runs out.
+        let config = Config {
+            max_reservations: 1,
+            reservation_lasts: Duration::from_secs(4),
+            ..Config::default()
+        };
+        let (mut relay, addr) = relay(&config).await;
+        let mut client = client(&addr);
+        let client = tokio::spawn(async move {
+            loop {
+                client.select_next_some().await;
+            }
+        });
+        let mut seen = Vec::new();
+        let closed = async {
+            loop {
+                match relay.select_next_some().await {
+                    SwarmEvent::Behaviour(Event::ReservationReqAccepted { .. }) => {
+                        seen.push("accepted");
+                    }
+                    SwarmEvent::Behaviour(Event::ReservationTimedOut { .. }) => {
+                        seen.push("timed out");
+                    }
+                    SwarmEvent::ConnectionClosed { .. } => return,
+                    _ => {}
+                }
+            }
+        };
+        let closed = timeout(Duration::from_secs(60), closed).await.is_ok();
+        assert_eq!((closed, &seen[..]), (true, &["accepted", "timed out"][..]));
+        client.abort();
     }
 }

@@ -3,9 +3,17 @@
 //! The one whose relay it is begins: both tell each other where they are seen, and dial each other at
 //! the same time. What is dialled passes the same gates as any other dial, but for the breaker: that
 //! it fails says nothing of a peer that is connected.
+//!
+//! A relayed connection is not kept for the sake of holes ([`Held`]): their streams keep it while both
+//! sides tell each other, and one that nobody uses needs no better one.
 
 use super::Shared;
-use crate::{AddressPolicy, Multiaddr, PeerId, address::is_circuit, connections::Door};
+use crate::{
+    AddressPolicy, Multiaddr, PeerId,
+    address::is_circuit,
+    connections::Door,
+    nat::held::{Held, Order},
+};
 use libp2p::{
     core::{Endpoint, transport::PortUse},
     dcutr,
@@ -76,7 +84,7 @@ impl Behaviour {
 }
 
 impl NetworkBehaviour for Behaviour {
-    type ConnectionHandler = THandler<dcutr::Behaviour>;
+    type ConnectionHandler = Held<THandler<dcutr::Behaviour>>;
     type ToSwarm = dcutr::Event;
 
     fn handle_established_inbound_connection(
@@ -87,7 +95,8 @@ impl NetworkBehaviour for Behaviour {
         remote: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
         self.expects(&peer, local);
-        self.inner.handle_established_inbound_connection(id, peer, local, remote)
+        let inner = &mut self.inner;
+        inner.handle_established_inbound_connection(id, peer, local, remote).map(Held::new)
     }
 
     fn handle_established_outbound_connection(
@@ -99,7 +108,8 @@ impl NetworkBehaviour for Behaviour {
         port: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
         self.expects(&peer, addr);
-        self.inner.handle_established_outbound_connection(id, peer, addr, role, port)
+        let inner = &mut self.inner;
+        inner.handle_established_outbound_connection(id, peer, addr, role, port).map(Held::new)
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
@@ -143,6 +153,6 @@ impl NetworkBehaviour for Behaviour {
                 self.dials(peer);
             }
         }
-        Poll::Ready(event)
+        Poll::Ready(event.map_in(Order::Inner))
     }
 }
