@@ -1,7 +1,7 @@
 //! All network behaviours of the overlay's swarm.
 
 use crate::{
-    Config, Identity, Metrics, Protocols, Reputation, RunError,
+    Config, Identity, Metrics, Multiaddr, Protocols, Reputation, RunError,
     connections::{self, Door},
     dht, gossip, nat,
     peers::{Codec, dialling},
@@ -128,6 +128,13 @@ impl Behaviour {
     /// The two behaviours of the directory.
     pub(crate) fn dht(&mut self) -> dht::Behaviours<'_> {
         dht::Behaviours { kad: &mut self.kad, client: &mut self.client }
+    }
+
+    /// A peer sees this node at an address, from a socket that it listens with.
+    pub(crate) fn seen_at(&mut self, addr: &Multiaddr) {
+        if let Some(punch) = self.punch.as_mut() {
+            punch.seen_at(addr);
+        }
     }
 
     /// The two gossip behaviours.

@@ -481,9 +481,7 @@ impl Nat {
             }
         }
         for addr in self.seen.drain(..) {
-            if let Some(punch) = swarm.behaviour_mut().punch.as_mut() {
-                punch.seen_at(&addr);
-            }
+            swarm.behaviour_mut().seen_at(&addr);
         }
         self.relayed.advance(swarm, &self.metrics, now);
         if let (Some(ends), Some(ask)) = (&self.stun, self.ask)
