@@ -112,7 +112,9 @@ impl Hidden {
             [(name, ProtocolSupport::Outbound)],
             request_response::Config::default().with_request_timeout(PATIENCE),
         );
-        let identify = identify::Config::new(chain, keypair.public());
+        // As nodes behind NATs do: they tell where others have reached them.
+        let identify =
+            identify::Config::new(chain, keypair.public()).with_hide_listen_addrs(punches);
         let behaviour = Behaviour {
             relay,
             identify: identify::Behaviour::new(identify),
