@@ -25,8 +25,8 @@ pub(super) fn findings(answers: &Answers) -> Vec<Finding> {
 /// How old the best block is, in milliseconds: below zero if it is of the future.
 fn age_ms(answers: &Answers) -> Option<i128> {
     let slot = answers.head.is()?.slot()?;
-    let made = i128::from(slot) * i128::from(answers.slot_ms?);
-    Some(i128::from(answers.now_ms) - made)
+    let made = i128::from(slot).saturating_mul(answers.slot_ms?.into());
+    Some(i128::from(answers.now_ms).saturating_sub(made))
 }
 
 fn slots(answers: &Answers, n: u64) -> i128 {

@@ -10,32 +10,29 @@ mod tests;
 mod ways;
 
 use super::{
-    answers::{Answer, Answers, Nat},
+    answers::{Address, Answer, Answers, Nat, Overlay},
     report::{Finding, Verdict},
 };
 
 /// What there is to say of a node that answers.
 pub(super) fn judge(answers: &Answers) -> Vec<Finding> {
+    let (overlay, nat) = (answers.overlay.is(), answers.nat.is());
+    let (no_overlay, no_nat) = Default::default();
+    let node = Node {
+        overlay: overlay.unwrap_or(&no_overlay),
+        nat: nat.unwrap_or(&no_nat),
+        for_tests: answers.for_tests(),
+    };
     let mut findings = chain::findings(answers);
-    match (&answers.overlay, &answers.nat) {
-        (Answer::Is(overlay), Answer::Is(nat)) => {
-            let node = Node { overlay, nat, for_tests: answers.for_tests() };
-            findings.extend(overlay::findings(&node, &answers.breakers));
-            findings.extend(reach::findings(&node, answers.shards.is().is_some()));
-            findings.extend(ways::findings(&node));
-        }
-        (overlay, Answer::Is(nat)) => {
-            findings.push(not_told("overlay", overlay));
-            // Better than nothing: all but the ports is known.
-            let node = Node { overlay: &Default::default(), nat, for_tests: answers.for_tests() };
-            findings.extend(reach::findings(&node, answers.shards.is().is_some()));
-        }
-        (Answer::Is(overlay), nat) => {
-            let node = Node { overlay, nat: &Nat::default(), for_tests: answers.for_tests() };
-            findings.extend(overlay::findings(&node, &answers.breakers));
-            findings.push(not_told("reachability", nat));
-        }
-        (overlay, _) => findings.push(not_told("overlay", overlay)),
+    match overlay {
+        Some(_) => findings.extend(overlay::findings(&node, &answers.breakers)),
+        None => findings.push(not_told("overlay", &answers.overlay)),
+    }
+    if nat.is_some() {
+        findings.extend(reach::findings(&node, answers.shards.is().is_some()));
+        findings.extend(ways::findings(&node));
+    } else if overlay.is_some() {
+        findings.push(not_told("reachability", &answers.nat));
     }
     findings.extend(shards::findings(&answers.shards, answers.overlay.is().is_some()));
     findings
@@ -43,7 +40,7 @@ pub(super) fn judge(answers: &Answers) -> Vec<Finding> {
 
 /// The overlay as the node tells of it.
 struct Node<'a> {
-    overlay: &'a super::answers::Overlay,
+    overlay: &'a Overlay,
     nat: &'a Nat,
     /// The chain is one on which any address counts as reached.
     for_tests: bool,
@@ -79,7 +76,7 @@ impl Node<'_> {
     }
 
     /// Addresses that others are told.
-    fn told(&self) -> Vec<&super::answers::Address> {
+    fn told(&self) -> Vec<&Address> {
         self.nat.addresses.iter().filter(|address| address.told()).collect()
     }
 

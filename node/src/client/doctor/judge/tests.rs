@@ -127,7 +127,7 @@ fn of_a_healthy_node_all_is_well() {
     let findings = judge(&read(&healthy()));
     let bad: Vec<&Finding> = findings.iter().filter(|f| f.verdict != Verdict::Ok).collect();
     assert!(bad.is_empty(), "{bad:#?}");
-    assert_eq!(findings.len(), 18);
+    assert_eq!(findings.len(), 19);
     assert!(findings.iter().all(|finding| finding.advice.is_none()));
     let report = Report::new(Asked { answered: true, ..Asked::default() }, findings);
     assert_eq!((report.code(), report.summary.as_str()), (0, "all is well"));
