@@ -13,7 +13,7 @@ use super::Error;
 
 /// The node to ask.
 #[derive(Debug, Args)]
-pub struct Node {
+pub(super) struct Node {
     /// JSON-RPC of the node.
     #[arg(
         long,

@@ -54,7 +54,8 @@ impl Command {
         let rpc = Rpc::new(&self.node, ask::LIMIT)?;
         let report = match ask::ask(&rpc, self.node.rpc_url.clone()).await {
             Ok((node, answers)) => Report::new(node, judge::judge(&answers)),
-            Err(why) => self.without_node(chain, &why).await,
+            // What it holds while it asks is some 20 KB, and rarely needed.
+            Err(why) => Box::pin(self.without_node(chain, &why)).await,
         };
         if self.json {
             print_line(serde_json::json!(report))?;
