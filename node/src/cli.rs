@@ -101,6 +101,10 @@ pub enum Subcommand {
     /// Print the effective settings of the video network, as `--nsn-config` takes them.
     Config(ConfigCmd),
 
+    /// Tell what works and what does not of a running node's place in the network, and what to do
+    /// about it. Ends with 0 if there is no problem, 1 if there is one, 2 if no node could be asked.
+    Doctor(client::doctor::Command),
+
     /// Make, inspect and insert keys.
     #[command(subcommand)]
     Key(sc_cli::KeySubcommand),

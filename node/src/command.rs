@@ -1,5 +1,7 @@
 //! From the command line to what runs.
 
+use std::process::ExitCode;
+
 use nsn_runtime::opaque::Block;
 use sc_cli::SubstrateCli;
 use sc_network::config::TransportConfig;
@@ -10,14 +12,19 @@ use crate::{
     client, config, service,
 };
 
-/// Parses the command line and does what it says.
+/// Parses the command line and does what it says. How the process is to end: `doctor` has codes of its
+/// own, everything else succeeds or fails.
 ///
 /// # Errors
 /// Whatever the command failed with; the caller prints it and exits non-zero.
-pub fn run() -> sc_cli::Result<()> {
+pub fn run() -> sc_cli::Result<ExitCode> {
     let cli = Cli::from_args();
-    match &cli.subcommand {
+    let done = match &cli.subcommand {
         None => run_node(&cli),
+        Some(Subcommand::Doctor(command)) => {
+            let chain = cli.load_spec(&command.chain).map(|spec| spec.chain_type());
+            return client::run(command.run(chain));
+        }
         Some(Subcommand::Content(command)) => client::run(command.run()),
         Some(Subcommand::Peer(command)) => command.run().map_err(application),
         Some(Subcommand::Config(command)) => {
@@ -64,7 +71,8 @@ pub fn run() -> sc_cli::Result<()> {
         Some(Subcommand::ChainInfo(command)) => {
             cli.create_runner(command)?.sync_run(|config| command.run::<Block>(&config))
         }
-    }
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }
 
 fn run_node(cli: &Cli) -> sc_cli::Result<()> {

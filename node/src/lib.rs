@@ -7,7 +7,7 @@
 //!        |  client                                   | handles
 //!  offchain     chain view, overlay, relay  ------>  rpc   p2p_v1_*, relay_v1_*, content_v1_*
 //!
-//!  client       `nsn-node content`, `nsn-node peer`: talk to a running node from outside
+//!  client       `nsn-node content`, `peer`, `doctor`: talk to a running node from outside
 //! ```
 //!
 //! The chain never waits for the video network: the services have their own runtime and threads, a

@@ -7,20 +7,19 @@ use std::{
 };
 
 use clap::{Args, Subcommand};
-use jsonrpsee::{
-    core::{ClientError, client::ClientT, params::ArrayParams},
-    http_client::{HttpClient, HttpClientBuilder},
-    rpc_params,
-};
+use jsonrpsee::rpc_params;
 use libp2p::PeerId;
 use nsn_relay::{
     ContentId, Progress, Stage,
     client::{self as viewer, Address, DownloadError, Downloaded, ViewError, Viewer},
 };
-use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
-use super::{Error, print_line, progress::Bar};
+use super::{
+    Error, print_line,
+    progress::Bar,
+    rpc::{Node, Rpc},
+};
 use crate::{
     offchain::publish::Published,
     rpc::{content::Kept, relay::Relay},
@@ -54,19 +53,6 @@ pub enum Command {
     Get(Get),
     /// List what a super-node keeps.
     List(List),
-}
-
-/// The node to ask.
-#[derive(Debug, Args)]
-pub struct Node {
-    /// JSON-RPC of the node.
-    #[arg(
-        long,
-        visible_alias = "rpc",
-        value_name = "URL",
-        default_value = "http://127.0.0.1:9944"
-    )]
-    rpc_url: String,
 }
 
 /// `content publish`.
@@ -126,38 +112,6 @@ impl Command {
             Self::Get(command) => command.run().await,
             Self::List(command) => command.run().await,
         }
-    }
-}
-
-/// A node's JSON-RPC.
-struct Rpc {
-    client: HttpClient,
-    url: String,
-}
-
-impl Rpc {
-    fn new(node: &Node, limit: Duration) -> Result<Self, Error> {
-        // The URLs that people copy say ws:// as often as http://; the node serves both.
-        let url = match node.rpc_url.strip_prefix("ws://") {
-            Some(rest) => format!("http://{rest}"),
-            None => node.rpc_url.clone(),
-        };
-        let client = HttpClientBuilder::default()
-            .request_timeout(limit)
-            .build(&url)
-            .map_err(|error| Error::Argument(format!("--rpc-url {url}: {error}")))?;
-        Ok(Self { client, url })
-    }
-
-    async fn call<T: DeserializeOwned>(
-        &self,
-        method: &str,
-        params: ArrayParams,
-    ) -> Result<T, Error> {
-        self.client.request(method, params).await.map_err(|error| match error {
-            ClientError::Call(refusal) => Error::Refused(refusal.message().to_owned()),
-            source => Error::Unreachable { url: self.url.clone(), source: Box::new(source) },
-        })
     }
 }
 

@@ -1,8 +1,10 @@
 //! The commands that talk to a running node or to a relay, from outside.
 
 pub mod content;
+pub mod doctor;
 pub mod peer;
 mod progress;
+mod rpc;
 
 use std::{future::Future, io::Write as _};
 
@@ -48,7 +50,7 @@ pub enum Error {
 }
 
 /// Runs an asynchronous command to its end on a small runtime of its own.
-pub(crate) fn run(command: impl Future<Output = Result<(), Error>>) -> sc_cli::Result<()> {
+pub(crate) fn run<T>(command: impl Future<Output = Result<T, Error>>) -> sc_cli::Result<T> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

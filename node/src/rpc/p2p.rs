@@ -119,7 +119,8 @@ impl PeerReputation {
 /// The `p2p_v1_*` methods.
 #[rpc(server)]
 pub trait P2pApi {
-    /// This node in the overlay: PeerId, addresses, connected peers, topics, directory.
+    /// This node in the overlay: PeerId, addresses, connected peers, connections refused by reason,
+    /// topics, directory.
     #[method(name = "p2p_v1_status")]
     async fn status(&self) -> RpcResult<Status>;
 
@@ -129,9 +130,9 @@ pub trait P2pApi {
     async fn dht_status(&self) -> RpcResult<dht::Status>;
 
     /// How this node can be reached from outside and how sure that is: state, kind of NAT, its
-    /// addresses with their standing, the router's mappings, the STUN servers' last answers, the relays
-    /// that hold a place for it, what it carries for others, and how each connected peer is connected
-    /// (`direct`, `punched` or `relayed`).
+    /// addresses with their standing, the router's mappings and how asking for them ended, the STUN
+    /// servers' last answers, the relays that hold a place for it and how many are wanted, what it
+    /// carries for others, and how each connected peer is connected (`direct`, `punched` or `relayed`).
     #[method(name = "p2p_v1_natStatus")]
     async fn nat_status(&self) -> RpcResult<nat::Status>;
 

@@ -12,6 +12,7 @@
 mod audits;
 mod bad_input;
 mod directory;
+mod doctor;
 mod equivocation;
 mod harness;
 mod main_job;

@@ -1,10 +1,12 @@
 //! Admission as its askers share it, with the clock and the metrics.
 
-use super::{Admission, Ban, BanError, BanTarget, Entry, Refused, Status, admission::Now};
+use super::{
+    Admission, Ban, BanError, BanTarget, Entry, OTHER_CHAIN, Refused, Status, admission::Now,
+};
 use crate::{Metrics, PeerId, Standing, driver::unix_ms, metrics::gauge};
 use libp2p::swarm::ConnectionId;
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashSet},
     net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -133,6 +135,16 @@ impl Door {
 
     pub(crate) fn status(&self) -> Status {
         self.lock().status(now())
+    }
+
+    /// Connections refused since the program's start, by reason; reasons that never occurred are left
+    /// out. At most 13.
+    pub(crate) fn refusals(&self) -> BTreeMap<&'static str, u64> {
+        let labels = Refused::ALL.map(Refused::label).into_iter().chain([OTHER_CHAIN]);
+        let counted = labels.map(|label| {
+            (label, self.metrics.connections_refused.with_label_values(&[label]).get())
+        });
+        counted.filter(|(_, times)| *times > 0).collect()
     }
 
     /// Sets the gauges.

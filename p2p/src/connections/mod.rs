@@ -35,7 +35,7 @@ pub(crate) use behaviour::Behaviour;
 pub use config::{Caps, Config};
 pub(crate) use door::Door;
 pub(crate) use keep::{keep, load};
-pub(crate) use refused::Refused;
+pub(crate) use refused::{OTHER_CHAIN, Refused};
 
 /// Connections and admission, in numbers.
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -2,6 +2,9 @@
 
 use thiserror::Error;
 
+/// The label of those that are ended as soon as the peer has said who it is.
+pub(crate) const OTHER_CHAIN: &str = "other_chain";
+
 /// Why a connection is refused. Each is a label of `nsn_p2p_connections_refused_total`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Error)]
 pub(crate) enum Refused {

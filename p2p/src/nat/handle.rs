@@ -20,6 +20,8 @@ pub struct Status {
     pub addresses: Vec<AddressView>,
     /// Ports that the router maps.
     pub mappings: Vec<MappingView>,
+    /// How the router was asked last for each port in each way; empty where it is not asked at all.
+    pub mapping_asks: Vec<MappingAskView>,
     /// The STUN servers of the configuration, in its order.
     pub stun: Vec<StunView>,
     /// The TURN server; null where the configuration names none.
@@ -28,6 +30,8 @@ pub struct Status {
     pub connections: Vec<ConnectionView>,
     /// Relays that hold a place for this node.
     pub reservations: Vec<ReservationView>,
+    /// How many it wants: none while it is reached directly.
+    pub reservations_wanted: usize,
     /// What this node carries for others.
     pub circuits: CircuitsView,
 }
@@ -84,6 +88,20 @@ pub struct MappingView {
     pub external: SocketAddr,
     /// When the lease ends if it is not renewed, in seconds.
     pub lease_left_secs: u64,
+}
+
+/// How the router was asked last for one port in one way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct MappingAskView {
+    /// `upnp`, or `pcp`, which is NAT-PMP with a router that knows no PCP.
+    pub way: &'static str,
+    /// What is carried.
+    pub transport: Transport,
+    /// The port that is listened on.
+    pub port: u16,
+    /// `mapped`, or why it is not: `no_router`, `timeout`, `refused`, `malformed`, `io` or
+    /// `impossible`; null while nobody has answered yet.
+    pub last: Option<&'static str>,
 }
 
 /// One STUN server.

@@ -23,6 +23,7 @@ mod held;
 mod kind;
 mod mapping;
 mod metrics;
+mod probe;
 mod rates;
 mod reachability;
 pub(crate) mod relay;
@@ -47,11 +48,12 @@ pub use self::{
         Config, Mapping as MappingConfig, Server as ServerConfig, Stun as StunConfig, Wait, When,
     },
     handle::{
-        AddressView, CircuitsView, ConnectionView, MappingView, NatHandle, Status, StatusError,
-        StunView,
+        AddressView, CircuitsView, ConnectionView, MappingAskView, MappingView, NatHandle, Status,
+        StatusError, StunView,
     },
     kind::{Filtering, Mapping, NatType},
     mapping::{By, Transport},
+    probe::{Probe, RouterView, probe},
     reachability::{Standing, State, Verdict},
     relay::{
         ClientConfig as RelayClientConfig, Config as RelayConfig, ReservationView,

@@ -87,6 +87,10 @@ impl Relayed {
         self.reservations.views(&self.local, now)
     }
 
+    pub(super) fn wanted(&self) -> usize {
+        self.reservations.wanted()
+    }
+
     /// The directory says through which relays a peer is reached.
     pub(super) fn learn(&self, known: Known) {
         let policy = self.policy;

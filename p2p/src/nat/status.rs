@@ -1,8 +1,10 @@
 //! How things stand, for whoever asks.
 
 use super::{
-    AddressView, CircuitsView, Command, ConnectionView, MappingView, Method, Nat, Status, StunView,
-    mapping::Held, reachability::Shown,
+    AddressView, CircuitsView, Command, ConnectionView, MappingAskView, MappingView, Method, Nat,
+    Status, StunView,
+    mapping::{Asked, Failed, Held, Leased},
+    reachability::Shown,
 };
 use crate::{PeerId, behaviour::Behaviour};
 use libp2p::Swarm;
@@ -43,6 +45,12 @@ impl Nat {
             external: held.external,
             lease_left_secs: held.ends.saturating_duration_since(now).as_secs(),
         };
+        let ask = |asked: &Asked| MappingAskView {
+            way: asked.way.label(),
+            transport: asked.port.transport,
+            port: asked.port.port,
+            last: asked.last.map(|last| last.map_or_else(Failed::label, |_| "mapped")),
+        };
         let stun = |name: &String| {
             let server = self.servers.get(name);
             StunView {
@@ -55,7 +63,7 @@ impl Nat {
                 ago_secs: server.map(|server| secs(server.at)),
             }
         };
-        let held = self.mapping.as_ref().map(|ends| ends.held.borrow().clone()).unwrap_or_default();
+        let Leased { held, asked } = self.leased();
         let connection =
             |(peer, method): (PeerId, Method)| ConnectionView { peer_id: peer.to_string(), method };
         let (offered, reservations, carried) = swarm.behaviour().relay.view();
@@ -64,9 +72,11 @@ impl Nat {
             dial_back_servers: swarm.behaviour().autonat.has_servers(),
             addresses: self.reachability.shown().into_iter().map(address).collect(),
             mappings: held.iter().map(mapping).collect(),
+            mapping_asks: asked.iter().map(ask).collect(),
             stun: self.stun_servers.iter().map(stun).collect(),
             connections: self.relayed.shared().methods().into_iter().map(connection).collect(),
             reservations: self.relayed.views(now),
+            reservations_wanted: self.relayed.wanted(),
             circuits: CircuitsView { offered, reservations, carried },
             turn: self.turn.view(now),
         }

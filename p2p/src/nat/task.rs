@@ -4,7 +4,7 @@
 use super::{
     Config, Verdict,
     client::Tested,
-    mapping::{self, Held, Order, Port, Told, Transport},
+    mapping::{self, Leased, Order, Port, Told, Transport},
     metrics::NatMetrics,
     reachability::{Action, DialBack, Event, Reachability},
     relayed::{Parts, Relayed},
@@ -81,7 +81,7 @@ struct StunEnds {
 pub(super) struct MappingEnds {
     orders: mpsc::Sender<Order>,
     told: mpsc::Receiver<Told>,
-    pub(super) held: watch::Receiver<Vec<Held>>,
+    pub(super) shown: watch::Receiver<Leased>,
 }
 
 /// Holds what [`Reachability`] and relays do, 400 bytes for each open connection, and 300 bytes for
@@ -139,11 +139,11 @@ impl Nat {
         let mapping = (network && nat.mapping.enabled.applies(policy)).then(|| {
             let (orders, ordered) = mpsc::channel(1);
             let (tell, told) = mpsc::channel(TOLD);
-            let (hold, held) = watch::channel(Vec::new());
+            let (show, shown) = watch::channel(Leased::default());
             let answers = metrics.mapping_answers.clone();
-            let worker = mapping::Worker::new(&nat.mapping, policy, ordered, tell, hold, answers);
+            let worker = mapping::Worker::new(&nat.mapping, policy, ordered, tell, show, answers);
             tasks.spawn(worker.run());
-            MappingEnds { orders, told, held }
+            MappingEnds { orders, told, shown }
         });
         let interfaces = if network {
             let watcher = IfWatcher::new();
@@ -238,20 +238,10 @@ impl Nat {
     }
 
     fn heard(&mut self, heard: Heard, now: Instant) {
-        let nothing = |last| Server { last, mapped: None, took: Duration::ZERO, at: now };
-        for name in heard.unresolved {
-            self.servers.insert(name, nothing(Outcome::Unresolved));
-        }
-        for (at, name) in heard.names {
-            let said = heard.report.said.iter().find(|said| said.server == at);
-            let server = match said.map(|said| (said.result, said.took)) {
-                Some((Ok(mapped), took)) => {
-                    Server { last: Outcome::Answered, mapped: Some(mapped), took, at: now }
-                }
-                Some((Err(last), took)) => Server { took, ..nothing(last) },
-                None => nothing(Outcome::Unsent),
-            };
-            self.servers.insert(name, server);
+        for (name, result, took) in heard.by_name() {
+            let last = result.err().unwrap_or(Outcome::Answered);
+            let server = Server { last, mapped: result.ok(), took, at: now };
+            self.servers.insert(name.to_owned(), server);
         }
         self.tell(Event::Stun(heard.report), now);
     }
@@ -440,8 +430,12 @@ impl Nat {
         }
         self.turn.on_tick(&verdict, self.seen_at(), now);
         self.shown = verdict;
-        let held = self.mapping.as_ref().map(|ends| ends.held.borrow().clone()).unwrap_or_default();
-        self.metrics.show(&self.reachability, &verdict, &held);
+        self.metrics.show(&self.reachability, &verdict, &self.leased().held);
+    }
+
+    /// How it stands with the router.
+    pub(super) fn leased(&self) -> Leased {
+        self.mapping.as_ref().map(|ends| ends.shown.borrow().clone()).unwrap_or_default()
     }
 
     /// Where others see this node, as STUN servers say and as its addresses are; those first that

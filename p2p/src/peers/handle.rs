@@ -8,7 +8,7 @@ use crate::{
     nat::AttemptView,
 };
 use serde::Serialize;
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -31,6 +31,9 @@ pub struct Status {
     pub connection_limit: usize,
     /// Connections and admission in more detail.
     pub admission: connections::Status,
+    /// Connections refused since the program's start, by reason, as
+    /// `nsn_p2p_connections_refused_total` has them; reasons that never occurred are left out.
+    pub refused: BTreeMap<&'static str, u64>,
     /// `server` if it serves the directory to others, else `client`.
     pub mode: &'static str,
     /// Peers in its routing table.

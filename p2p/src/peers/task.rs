@@ -17,7 +17,7 @@ use crate::{
     AddressPolicy, Identity, Metrics, Multiaddr, PeerId, Protocols, Reputation, Standing,
     address::{ip_of, is_circuit},
     behaviour::Behaviour,
-    connections::{Ban, BanError, BanTarget, Door, Refused, UnbanError},
+    connections::{Ban, BanError, BanTarget, Door, OTHER_CHAIN, Refused, UnbanError},
     dht::{Dht, Seen},
     gossip::{Behaviours, Gossip},
     identity::key_of,
@@ -160,6 +160,7 @@ impl Peers {
             connections: self.table.connections(),
             connection_limit: self.config.max_connections,
             admission: self.door.status(),
+            refused: self.door.refusals(),
             mode: dht.mode,
             routing_table: dht.routing_table,
             topics: cx.gossip.status(cx.swarm.behaviour_mut().gossip()),
@@ -302,7 +303,7 @@ impl Peers {
         let identify::Event::Received { peer_id: peer, info, .. } = event else { return };
         if info.protocol_version != self.protocols.chain() {
             tracing::debug!(%peer, theirs = %info.protocol_version, "peer of another chain");
-            self.metrics.connections_refused.with_label_values(&["other_chain"]).inc();
+            self.metrics.connections_refused.with_label_values(&[OTHER_CHAIN]).inc();
             self.disconnect(&peer, cx);
             return;
         }

@@ -46,9 +46,19 @@ pub(crate) struct Port {
 
 /// The two ways to ask: NAT-PMP is what a router answers with that knows no PCP, at the same port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) enum Way {
+pub(crate) enum Way {
     Upnp,
     Pcp,
+}
+
+impl Way {
+    /// How it is shown.
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::Upnp => "upnp",
+            Self::Pcp => "pcp",
+        }
+    }
 }
 
 /// What is asked for.
@@ -122,6 +132,26 @@ struct Lease {
     asking: bool,
     next: Instant,
     failures: u32,
+    /// How asking ended last.
+    last: Option<Result<By, Failed>>,
+}
+
+/// How asking for one port in one way ended last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Asked {
+    pub(crate) way: Way,
+    pub(crate) port: Port,
+    /// By which protocol it is mapped, or why it is not; nothing while nobody has answered yet.
+    pub(crate) last: Option<Result<By, Failed>>,
+}
+
+/// How it stands with the router: two of each for each port, 150 bytes a pair.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Leased {
+    /// The mappings that are held.
+    pub(crate) held: Vec<Held>,
+    /// How each was asked for last.
+    pub(crate) asked: Vec<Asked>,
 }
 
 /// All leases: two for each port, 200 bytes each.
@@ -163,7 +193,7 @@ impl Leases {
             }
         }
         for key in wanted {
-            let fresh = Lease { held: None, asking: false, next: now, failures: 0 };
+            let fresh = Lease { held: None, asking: false, next: now, failures: 0, last: None };
             self.leases.entry(key).or_insert(fresh);
         }
     }
@@ -205,6 +235,7 @@ impl Leases {
     ) -> bool {
         let Some(lease) = self.leases.get_mut(&key) else { return false };
         lease.asking = false;
+        lease.last = Some(result.map(|granted| granted.by));
         let Ok(Granted { external, lease: lasts, by }) = result else {
             let doubled = 1u32.checked_shl(lease.failures).unwrap_or(u32::MAX);
             lease.failures = lease.failures.saturating_add(1);
@@ -250,6 +281,16 @@ impl Leases {
     /// What is to be removed from the router.
     pub(super) fn unwanted(&mut self) -> Vec<(Key, Held)> {
         std::mem::take(&mut self.unwanted)
+    }
+
+    /// How it stands.
+    pub(super) fn shown(&self) -> Leased {
+        let asked =
+            |(key, lease): (&Key, &Lease)| Asked { way: key.way, port: key.port, last: lease.last };
+        Leased {
+            held: self.leases.values().filter_map(|lease| lease.held).collect(),
+            asked: self.leases.iter().map(asked).collect(),
+        }
     }
 
     /// All mappings that are held.
@@ -326,6 +367,28 @@ mod tests {
         }
         leases.due(now);
         assert_eq!(leases.changes(), [Change::Lost(Transport::Udp, external(1000))]);
+    }
+
+    #[test]
+    fn how_asking_ended_last_is_shown() {
+        let now = Instant::now();
+        let mut leases = leases();
+        leases.want(&[UDP], now);
+        let last = |leases: &Leases| {
+            leases.shown().asked.iter().map(|asked| (asked.way, asked.last)).collect::<Vec<_>>()
+        };
+        assert_eq!(last(&leases), [(Way::Upnp, None), (Way::Pcp, None)]);
+        let keys: Vec<Key> = leases.due(now).iter().map(|(key, _)| *key).collect();
+        leases.ended(keys[0], granted(1000, HOUR), now);
+        leases.ended(keys[1], Err(Failed::Timeout), now);
+        assert_eq!(
+            last(&leases),
+            [(Way::Upnp, Some(Ok(By::Upnp))), (Way::Pcp, Some(Err(Failed::Timeout)))]
+        );
+        leases.due(now + HOUR / 2);
+        leases.ended(keys[0], Err(Failed::Refused), now + HOUR / 2);
+        assert_eq!(last(&leases)[0], (Way::Upnp, Some(Err(Failed::Refused))), "not renewed");
+        assert_eq!(leases.shown().held.len(), 1, "and held until its lease ends");
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod describe;
 mod gateway;
 mod http;
 mod leases;
+mod look;
 mod pcp;
 #[cfg(test)]
 mod tests;
@@ -16,6 +17,7 @@ mod worker;
 
 pub use self::leases::{By, Transport};
 pub(crate) use self::{
-    leases::{Failed, Held, Port},
+    leases::{Asked, Failed, Held, Leased, Port},
+    look::{Found, look},
     worker::{Order, Told, Worker},
 };

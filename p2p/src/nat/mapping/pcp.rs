@@ -7,7 +7,7 @@ use super::{
 use crate::nat::config::Mapping as Config;
 use crab_nat::{
     InternetProtocol, MappingFailure, PortMapping, PortMappingOptions, PortMappingType,
-    TimeoutConfig, natpmp, pcp,
+    TimeoutConfig, VersionCode, natpmp, pcp,
 };
 use std::{
     net::{IpAddr, SocketAddr},
@@ -52,11 +52,27 @@ pub(super) async fn map(
     Ok((Granted { external, lease, by }, mapping))
 }
 
+async fn router(config: &Config) -> Result<IpAddr, Failed> {
+    match config.gateway {
+        Some(router) => Ok(router),
+        None => Ok(default_gateway().await.ok_or(Failed::NoRouter)?.into()),
+    }
+}
+
+/// Which protocol the router speaks, and the public address that it says it has if it told one. Maps
+/// nothing: PCP has no question that does not, but a router that speaks it alone answers one of NAT-PMP
+/// with the version that it knows (RFC 6887, 9).
+pub(super) async fn look(config: &Config) -> Result<(By, Option<IpAddr>), Failed> {
+    let router = router(config).await?;
+    match natpmp::external_address(router.into(), Some(PATIENCE)).await {
+        Ok(ip) => Ok((By::NatPmp, Some(ip.into()))),
+        Err(natpmp::Failure::UnsupportedVersion(VersionCode::Pcp)) => Ok((By::Pcp, None)),
+        Err(error) => Err(of_natpmp(&error)),
+    }
+}
+
 async fn ask(config: &Config, port: Port) -> Result<PortMapping, Failed> {
-    let router = match config.gateway {
-        Some(router) => router,
-        None => default_gateway().await.ok_or(Failed::NoRouter)?.into(),
-    };
+    let router = router(config).await?;
     let local = local_towards(router).await.map_err(|_| Failed::Io)?;
     let internal = NonZeroU16::new(port.port).ok_or(Failed::Io)?;
     let protocol = match port.transport {

@@ -1,8 +1,9 @@
 //! The worker against routers of every kind, on loopback.
 
 use super::{
-    Failed, Held, Port, Transport,
+    Failed, Found, Held, Leased, Port, Transport,
     leases::By,
+    look,
     worker::{Order, Told, Worker},
 };
 use crate::{
@@ -183,6 +184,8 @@ async fn upnp(manner: Manner) -> (SocketAddr, Calls) {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Gateway {
     Pcp,
+    /// It answers NAT-PMP with the version that it knows instead.
+    PcpAlone,
     NatPmp,
     /// It answers with too few bytes.
     Truncated,
@@ -212,6 +215,8 @@ async fn gateway(manner: Gateway) -> (IpAddr, Calls) {
                 (2, Gateway::Pcp | Gateway::NoLease) => pcp_answer(request, manner, &seen),
                 // A version that it does not know: it names its own.
                 (2, Gateway::NatPmp) => vec![0, 0, 0, 1, 0, 0, 0, 9],
+                // RFC 6887, 7.2 and 9.
+                (0, Gateway::PcpAlone) => vec![2, 0x80, 0, 1, 0, 0, 0, 0, 0, 0, 0, 9],
                 (0, Gateway::NatPmp) => natpmp_answer(request, &seen),
                 _ => continue,
             };
@@ -251,7 +256,7 @@ fn natpmp_answer(request: &[u8], calls: &Calls) -> Vec<u8> {
 struct Running {
     orders: Option<mpsc::Sender<Order>>,
     told: mpsc::Receiver<Told>,
-    held: watch::Receiver<Vec<Held>>,
+    shown: watch::Receiver<Leased>,
     answers: CounterVec<U64>,
     task: JoinHandle<()>,
 }
@@ -260,11 +265,11 @@ impl Running {
     fn start(config: Config, policy: AddressPolicy) -> Self {
         let (orders, ordered) = mpsc::channel(1);
         let (tell, told) = mpsc::channel(8);
-        let (hold, held) = watch::channel(Vec::new());
+        let (show, shown) = watch::channel(Leased::default());
         let answers = Metrics::unregistered().unwrap().nat.mapping_answers.clone();
-        let worker = Worker::new(&config, policy, ordered, tell, hold, answers.clone());
+        let worker = Worker::new(&config, policy, ordered, tell, show, answers.clone());
         let task = tokio::spawn(worker.run());
-        Self { orders: Some(orders), told, held, answers, task }
+        Self { orders: Some(orders), told, shown, answers, task }
     }
 
     fn upnp(search: SocketAddr) -> Self {
@@ -280,6 +285,11 @@ impl Running {
 
     async fn order(&self, order: Order) {
         self.orders.as_ref().unwrap().send(order).await.unwrap();
+    }
+
+    /// The first mapping, once there is one.
+    async fn held(&mut self) -> Held {
+        self.shown.wait_for(|shown| !shown.held.is_empty()).await.unwrap().held[0]
     }
 
     async fn told(&mut self) -> Told {
@@ -323,8 +333,7 @@ async fn upnp_maps_the_port_that_is_listened_on_and_removes_it_at_the_end() {
     let mut running = Running::upnp(search);
     running.order(Order::Want(vec![UDP])).await;
     assert_eq!(running.told().await, mapped(9000));
-    running.held.wait_for(|held| held.len() == 1).await.unwrap();
-    let held = running.held.borrow()[0];
+    let held = running.held().await;
     assert_eq!((held.by, held.port), (By::Upnp, UDP));
     running.stop().await;
     assert_eq!(
@@ -349,7 +358,7 @@ async fn a_router_that_maps_for_ever_is_asked_again_all_the_same() {
     let mut running = Running::upnp(search);
     running.order(Order::Want(vec![UDP])).await;
     assert_eq!(running.told().await, mapped(9000));
-    let ends = running.held.wait_for(|held| !held.is_empty()).await.unwrap()[0].ends;
+    let ends = running.held().await.ends;
     assert!(ends <= Instant::now() + Duration::from_secs(3600));
     running.stop().await;
 }
@@ -371,7 +380,7 @@ async fn descriptions_without_end_and_other_lies_cost_little_and_are_counted() {
         running.order(Order::Want(vec![UDP])).await;
         running.ended(failed.label()).await;
         assert!(running.told.try_recv().is_err(), "{manner:?}: nothing is told");
-        assert!(running.held.borrow().is_empty(), "{manner:?}");
+        assert!(running.shown.borrow().held.is_empty(), "{manner:?}");
         running.stop().await;
         if manner == Manner::PrivateAddress {
             assert!(calls(&asked).contains(&"DeletePortMapping 9000".to_owned()));
@@ -385,7 +394,7 @@ async fn pcp_maps_renews_and_removes() {
     let mut running = Running::pcp(router);
     running.order(Order::Want(vec![UDP])).await;
     assert_eq!(running.told().await, mapped(7777));
-    assert_eq!(running.held.wait_for(|held| !held.is_empty()).await.unwrap()[0].by, By::Pcp);
+    assert_eq!(running.held().await.by, By::Pcp);
     running.order(Order::Again).await;
     let renewed = async {
         while running.answers.with_label_values(&["mapped"]).get() < 2 {
@@ -403,7 +412,7 @@ async fn a_router_that_knows_no_pcp_maps_by_nat_pmp() {
     let mut running = Running::pcp(router);
     running.order(Order::Want(vec![UDP])).await;
     assert_eq!(running.told().await, mapped(5555));
-    assert_eq!(running.held.wait_for(|held| !held.is_empty()).await.unwrap()[0].by, By::NatPmp);
+    assert_eq!(running.held().await.by, By::NatPmp);
     running.stop().await;
     assert_eq!(calls(&asked), ["map 3600", "map 0"]);
 }
@@ -450,4 +459,39 @@ async fn a_router_that_has_gone_does_not_hold_up_the_end() {
     busy.order(Order::Want(vec![UDP])).await;
     assert!(busy.stop().await < Duration::from_secs(2));
     running.stop().await;
+}
+
+#[tokio::test]
+async fn looking_at_a_router_tells_its_protocols_and_maps_nothing() {
+    let (search, upnp_calls) = upnp(Manner::Honest).await;
+    let (router, pcp_calls) = gateway(Gateway::NatPmp).await;
+    let config = Config { upnp_search: search, gateway: Some(router), ..config() };
+    let public = Ok(Some(IpAddr::from([8, 8, 8, 8])));
+    assert_eq!(
+        look(&config, AddressPolicy::Global).await,
+        [Found { by: By::Upnp, result: public }, Found { by: By::NatPmp, result: public }]
+    );
+    assert_eq!(calls(&upnp_calls), ["GetExternalIPAddress"]);
+    assert_eq!(calls(&pcp_calls), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn looking_at_a_router_that_is_silent_or_lies_says_so_in_time() {
+    let (search, _) = upnp(Manner::PrivateAddress).await;
+    let (router, _) = gateway(Gateway::Silent).await;
+    let config = Config { upnp_search: search, gateway: Some(router), ..config() };
+    let found = look(&config, AddressPolicy::Global).await;
+    let failed: Vec<_> = found.iter().map(|found| found.result.unwrap_err()).collect();
+    assert_eq!(failed, [Failed::Impossible, Failed::Timeout]);
+    let off = Config { upnp: false, pcp: false, ..config };
+    assert_eq!(look(&off, AddressPolicy::Global).await, []);
+}
+
+#[tokio::test]
+async fn a_router_that_speaks_pcp_alone_is_known_by_the_version_it_names() {
+    let (router, asked) = gateway(Gateway::PcpAlone).await;
+    let config = Config { upnp: false, gateway: Some(router), ..config() };
+    let found = look(&config, AddressPolicy::Global).await;
+    assert_eq!(found, [Found { by: By::Pcp, result: Ok(None) }]);
+    assert_eq!(calls(&asked), Vec::<String>::new());
 }

@@ -17,7 +17,7 @@ use igd_next::{
 use std::{
     collections::HashMap,
     io,
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     time::Duration,
 };
 use tokio::net::UdpSocket;
@@ -69,10 +69,7 @@ pub(super) async fn map(
     let router = find(config).await?;
     let local = local_towards(router.addr.ip()).await.map_err(|_| Failed::Io)?;
     let local = SocketAddr::new(local, port.port);
-    let ip = router.get_external_ip().await.map_err(|error| match error {
-        GetExternalIpError::RequestError(error) => of(&error),
-        GetExternalIpError::ActionNotAuthorized => Failed::Refused,
-    })?;
+    let ip = external(&router).await?;
     let protocol = protocol(port.transport);
     let seconds = u32::try_from(config.lease.as_secs()).unwrap_or(u32::MAX);
     // The port that is held or, at first, the one that is listened on; else any.
@@ -97,6 +94,18 @@ pub(super) async fn map(
         return Err(Failed::Malformed);
     }
     Ok(Granted { external: SocketAddr::new(ip, external), lease, by: By::Upnp })
+}
+
+/// Looks for a router that maps ports; the public address that it says it has. Maps nothing.
+pub(super) async fn look(config: &Config) -> Result<IpAddr, Failed> {
+    external(&find(config).await?).await
+}
+
+async fn external(router: &Router) -> Result<IpAddr, Failed> {
+    router.get_external_ip().await.map_err(|error| match error {
+        GetExternalIpError::RequestError(error) => of(&error),
+        GetExternalIpError::ActionNotAuthorized => Failed::Refused,
+    })
 }
 
 /// Takes a mapping back.

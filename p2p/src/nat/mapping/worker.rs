@@ -2,7 +2,7 @@
 //! all mappings when it ends.
 
 use super::{
-    leases::{Change, Failed, Granted, Held, Key, Leases, Port, Transport, Way},
+    leases::{Change, Failed, Granted, Held, Key, Leased, Leases, Port, Transport, Way},
     pcp, upnp,
 };
 use crate::{AddressPolicy, Multiaddr, nat::config::Mapping as Config};
@@ -45,7 +45,7 @@ pub(crate) struct Worker {
     policy: AddressPolicy,
     orders: mpsc::Receiver<Order>,
     told: mpsc::Sender<Told>,
-    held: watch::Sender<Vec<Held>>,
+    shown: watch::Sender<Leased>,
     answers: CounterVec<U64>,
     leases: Leases,
     /// Of those mapped by PCP or NAT-PMP, what renews and removes them.
@@ -60,7 +60,7 @@ impl Worker {
         policy: AddressPolicy,
         orders: mpsc::Receiver<Order>,
         told: mpsc::Sender<Told>,
-        held: watch::Sender<Vec<Held>>,
+        shown: watch::Sender<Leased>,
         answers: CounterVec<U64>,
     ) -> Self {
         Self {
@@ -68,7 +68,7 @@ impl Worker {
             policy,
             orders,
             told,
-            held,
+            shown,
             answers,
             leases: Leases::new(config),
             mappings: HashMap::new(),
@@ -108,10 +108,10 @@ impl Worker {
                     break;
                 }
             }
-            let held = self.leases.held().into_iter().map(|(_, held)| held).collect();
-            self.held.send_if_modified(|shown| {
-                let changed = *shown != held;
-                *shown = held;
+            let now = self.leases.shown();
+            self.shown.send_if_modified(|shown| {
+                let changed = *shown != now;
+                *shown = now;
                 changed
             });
         }

@@ -184,6 +184,14 @@ impl Reservations {
         self.relays.values().filter(|relay| matches!(relay.state, State::Held(..))).count()
     }
 
+    /// Reservations that are to be held, as was said last.
+    pub(crate) fn wanted(&self) -> usize {
+        match self.needed {
+            Some((true, _)) => self.config.reservations,
+            _ => 0,
+        }
+    }
+
     /// Relays that are remembered.
     #[cfg(test)]
     pub(super) fn known(&self) -> usize {

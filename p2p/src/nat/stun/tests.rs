@@ -9,7 +9,7 @@ use super::{
 use crate::{
     AddressPolicy, Metrics,
     nat::{
-        Filtering, Mapping, NatType,
+        self, Filtering, Mapping, NatType,
         config::{Stun, Wait},
     },
 };
@@ -582,4 +582,20 @@ async fn a_real_server_tells_how_addresses_are_mapped_and_filtered() {
     assert_eq!(report.mapping, Some(Mapping::Independent));
     assert_eq!(report.filtering, Some(Filtering::Independent));
     running.stop().await;
+}
+
+#[tokio::test]
+async fn a_probe_without_a_node_tells_each_server() {
+    let good = server(honest()).await;
+    let silent = server(Arc::new(|_, _| Vec::new())).await;
+    let mut config = nat::Config::default();
+    config.stun.servers = vec![silent.to_string(), good.to_string(), "none.invalid:1".to_owned()];
+    config.stun.retransmit = vec![Wait(Duration::from_millis(50))];
+    config.mapping.enabled = nat::When::Off;
+    let probe = nat::probe(&config, AddressPolicy::Any).await.unwrap();
+    let last: Vec<_> = probe.stun.iter().map(|server| server.last.unwrap()).collect();
+    assert_eq!(last, [Outcome::Timeout, Outcome::Answered, Outcome::Unresolved]);
+    assert_eq!(probe.stun[1].mapped.unwrap().ip(), good.ip());
+    assert_eq!(probe.nat, NatType::None, "loopback is this machine's own");
+    assert_eq!(probe.routers, []);
 }

@@ -9,7 +9,7 @@ use prometheus_endpoint::{CounterVec, U64};
 use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
-    time::Instant,
+    time::{Duration, Instant},
 };
 use tokio::{
     net::{UdpSocket, lookup_host},
@@ -35,6 +35,25 @@ pub(crate) struct Heard {
     /// The name for each address in the report; names that lead nowhere are in `unresolved`.
     pub(crate) names: Vec<(SocketAddr, String)>,
     pub(crate) unresolved: Vec<String>,
+}
+
+impl Heard {
+    /// Each server by its name: where it saw this node or why it said nothing of use, and how long
+    /// that took.
+    pub(crate) fn by_name(
+        &self,
+    ) -> impl Iterator<Item = (&str, Result<SocketAddr, Outcome>, Duration)> {
+        let unresolved = self.unresolved.iter();
+        let unresolved =
+            unresolved.map(|name| (name.as_str(), Err(Outcome::Unresolved), Duration::ZERO));
+        let asked = self.names.iter().map(|(at, name)| {
+            let said = self.report.said.iter().find(|said| said.server == *at);
+            let (result, took) = said
+                .map_or((Err(Outcome::Unsent), Duration::ZERO), |said| (said.result, said.took));
+            (name.as_str(), result, took)
+        });
+        unresolved.chain(asked)
+    }
 }
 
 /// Asks STUN servers when told to. Holds one socket at most, 1.3 KB for what is read, and one
