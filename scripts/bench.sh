@@ -176,7 +176,7 @@ take_results() {
 # Runs nodes in the NAT lab: the whole matrix, or the cells that were asked for, with and without STUN.
 run_nat() {
     local series name cells silent
-    wanted nat.matrix,nat.nostun || return 0
+    wanted nat.matrix,nat.nostun,nat.cold_start_s,nat.rebind_s || return 0
     if [ -z "${NSN_NODE:-}" ]; then
         step "building nsn-node in release (cold: about 25 minutes on 2 cores, warm: seconds)"
         cargo build --release --locked -p nsn-node || die "the node could not be built"
@@ -197,6 +197,13 @@ run_nat() {
         NSN_REQUIRE_NATLAB=1 scripts/natlab.sh matrix --json ${silent[@]+"${silent[@]}"} \
             ${cells[@]+"${cells[@]}"} | take_results || failed+=("nat.$series")
     done
+    local measure measures=()
+    for measure in cold_start rebind; do
+        ! wanted "nat.${measure}_s" || measures+=("$measure")
+    done
+    [ ${#measures[@]} -eq 0 ] || NSN_REQUIRE_NATLAB=1 scripts/natlab.sh times --json \
+        "${measures[@]}" ${quick[@]+--kinds open,port_restricted} | take_results ||
+        failed+=(nat.times)
 }
 
 for each in $groups; do

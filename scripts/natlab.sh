@@ -16,6 +16,11 @@
 #                       once; --keep: leaves the logs. With NSN_NODE in the environment that program
 #                       is taken instead of one built here
 #
+#   times [cold_start] [rebind] [--kinds KIND,KIND...] [--json] [--strict] [--keep]
+#                       for each kind of NAT: how soon a new node has its first connection, and how
+#                       soon two nodes are connected again when one's address on the internet changed;
+#                       options as for the matrix
+#
 #   up SITE=KIND ...    makes a lab and leaves it there; prints its name. A site is a host behind a
 #                       NAT of the kind: open, full_cone, port_restricted, symmetric, double,
 #                       udp_blocked, upnp
@@ -35,7 +40,7 @@
 # Where there are several labs, --lab NAME goes first. Each has `boot` at 11.200.0.1 with STUN and
 # TURN on port 3478. Wants root and Linux; installs what it runs (scripts/setup.sh --natlab).
 # Nothing leaves the lab, and the machine's own network is left alone. Where it cannot run,
-# `selftest` and `matrix` say why and pass; with NSN_REQUIRE_NATLAB=1 they fail.
+# `selftest`, `matrix` and `times` say why and pass; with NSN_REQUIRE_NATLAB=1 they fail.
 set -euo pipefail
 natlab=$(realpath "${BASH_SOURCE[0]}")
 cd "$(dirname "$natlab")/.."
@@ -48,7 +53,7 @@ PATH="$PATH:/usr/sbin:/sbin"
 export PYTHONDONTWRITEBYTECODE=1
 
 usage() {
-    sed -n '2,38s/^# \{0,1\}//p' "$natlab"
+    sed -n '2,43s/^# \{0,1\}//p' "$natlab"
 }
 
 # Whether this machine can make a lab; sets `reason` if not.
@@ -152,7 +157,7 @@ command=${1:-}
 [ $# -eq 0 ] || shift
 
 case "$command" in
-    selftest | matrix)
+    selftest | matrix | times)
         # What is missing may only have to be installed.
         can_run || [ "$(id -u)" != 0 ] || { scripts/setup.sh --natlab && can_run; } || true
         [ -z "$reason" ] || skip_or_fail
@@ -186,9 +191,9 @@ case "$command" in
         step "measuring (about half a minute)"
         measure scripts/natlab/selftest.py "$lab_dir" "$natlab" "$lab_dir/machine"
         ;;
-    matrix)
+    matrix | times)
         # Wrong arguments before anything is made.
-        python3 scripts/natlab/matrix.py --check "$@"
+        python3 "scripts/natlab/$command.py" --check "$@"
         nsn_env
         if [ -z "${NSN_NODE:-}" ]; then
             step "building nsn-node (cold: about 15 minutes on 2 cores, warm: seconds)"
@@ -203,8 +208,11 @@ case "$command" in
             [ "$kind" = upnp ] || sites+=("a_$kind=$kind" "b_$kind=$kind")
         done
         make_lab "${sites[@]}"
-        step "moving video (about a quarter of a minute a cell)"
-        measure scripts/natlab/matrix.py "$lab_dir" "$natlab" "$@"
+        case "$command" in
+            matrix) step "moving video (about a quarter of a minute a cell)" ;;
+            times) step "starting nodes and moving them (about ten minutes, a minute a kind)" ;;
+        esac
+        measure "scripts/natlab/$command.py" "$lab_dir" "$natlab" "$@"
         ;;
     up)
         [ $# -gt 0 ] || die "up wants sites, such as: a=symmetric b=open" "Kinds: $kinds"

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Passes all tests: pure logic, the overlay on its in-memory network, the relay over loopback QUIC,
-# real nsn-node processes, and zombienet networks.
+# real nsn-node processes, nodes behind NATs, and zombienet networks.
 #
-#   scripts/test.sh              all
-#   scripts/test.sh --fast       all but the zombienet networks
+#   scripts/test.sh              all; behind NATs only as root on Linux, or it says that it did not
+#   scripts/test.sh --fast       all but the NAT lab and the zombienet networks
 #   scripts/test.sh -E 'EXPR'    only the tests that a nextest expression names, such as test(100_mb)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -38,6 +38,10 @@ step "scripts/run.sh, until it has compared the bytes (seconds)"
 scripts/run.sh --once
 
 if [ $fast = no ]; then
+    step "the NAT lab: is each NAT what it says (a minute), and video through each pair (five minutes)"
+    scripts/natlab.sh selftest >/dev/null
+    scripts/natlab.sh matrix --strict
+
     step "two zombienet networks: the main job, and audits (about five minutes)"
     scripts/zombienet.sh
 fi

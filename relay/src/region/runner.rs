@@ -46,6 +46,8 @@ impl Runner {
         let measured = by_region(near);
         let look = chooser.look(&measured);
         let chosen = chooser.chosen();
+        // Before the choice is told: whoever hears of it finds what it rests on.
+        self.own.measured(measured.clone());
         if let Some(near) = measured.iter().find(|near| Some(&near.region) == chosen) {
             self.metrics.region_round_trip_seconds.set(near.round_trip.as_secs_f64());
         }
@@ -56,7 +58,6 @@ impl Runner {
             tracing::info!("In region {region}: its super-nodes are the nearest");
             self.own.choose(region.clone());
         }
-        self.own.measured(measured);
         match look {
             Look::Nobody | Look::Contested => self.config.retry,
             Look::Settled | Look::Changed => self.config.every,
