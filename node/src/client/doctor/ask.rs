@@ -26,8 +26,7 @@ const UNSAFE: i32 = -32_601;
 /// # Errors
 /// Why the first question had no answer at all: there is no node.
 pub(super) async fn ask(rpc: &Rpc, url: String) -> Result<(Asked, Answers), String> {
-    let name: String =
-        rpc.ask("system_name", rpc_params![]).await.map_err(|error| error.to_string())?;
+    let name: String = rpc.ask("system_name", rpc_params![]).await.map_err(|error| root(&error))?;
     let (version, chain) = tokio::join!(text(rpc, "system_version"), text(rpc, "system_chain"));
     let slot = rpc_params!["AuraApi_slot_duration", "0x"];
     let (chain_type, health, head, slot_ms, overlay, nat, breakers, shards) = tokio::join!(
@@ -80,6 +79,12 @@ fn ended<T>(error: &ClientError) -> Answer<T> {
             Answer::Unsafe
         }
         ClientError::Call(refusal) => Answer::Failed(refusal.message().to_owned()),
-        other => Answer::Failed(other.to_string()),
+        other => Answer::Failed(root(other)),
     }
+}
+
+/// What an error goes back to: those around it say little more than that something failed.
+fn root(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.last().map(ToString::to_string).unwrap_or_default()
 }

@@ -57,11 +57,10 @@ impl Command {
             // What it holds while it asks is some 20 KB, and rarely needed.
             Err(why) => Box::pin(self.without_node(chain, &why)).await,
         };
-        if self.json {
-            print_line(serde_json::json!(report))?;
-        } else {
-            print_line(&report)?;
-        }
+        let text =
+            if self.json { serde_json::json!(report).to_string() } else { report.to_string() };
+        // A closed pipe (`| head`) is the reader's choice, not an error.
+        let _ = print_line(text);
         Ok(ExitCode::from(report.code()))
     }
 
