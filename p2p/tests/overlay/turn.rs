@@ -106,7 +106,8 @@ fn method(status: &Status, peer: PeerId) -> Option<Method> {
 }
 
 /// Two nodes that cannot reach each other, since one has banned the other's address, and are connected
-/// through a relay: one has a TURN server.
+/// through a relay. The other one has a TURN server: it sees the address of whoever comes, and a ban
+/// holds there too.
 async fn meet(transport: TurnCarrier, asks: bool) {
     let Some((_coturn, port, folder)) = coturn().await else { return };
     let uri = match transport {
@@ -126,13 +127,14 @@ async fn meet(transport: TurnCarrier, asks: bool) {
             with_turn(config);
         }
     });
-    let away = start(3, "/ip4/127.0.0.1/udp/0/quic-v1", vec![], |config| {
+    let away = start(3, "/ip4/127.0.0.3/udp/0/quic-v1", vec![], |config| {
         if !asks {
             with_turn(config);
         }
     });
-    let banned = BanTarget::Ip("127.0.0.2".parse().unwrap());
-    away.overlay.peers.ban(banned, None, "no way there".to_owned()).await.unwrap();
+    let (bans, banned) = if asks { (&away, "127.0.0.2") } else { (&home, "127.0.0.3") };
+    let banned = BanTarget::Ip(banned.parse().unwrap());
+    bans.overlay.peers.ban(banned, None, "no way there".to_owned()).await.unwrap();
     status(&home, "a place", |status| status.reservations.len() == 1).await;
     let has = if asks { &home } else { &away };
     let turn = status(has, "an allocation", |status| {
