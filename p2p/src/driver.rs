@@ -391,8 +391,12 @@ impl Running {
                 let ip = ip_of(endpoint.get_remote_address());
                 self.gossip.on_connected(peer_id, ip, behaviours, now);
             }
-            SwarmEvent::ConnectionClosed { peer_id, connection_id, .. } => {
+            SwarmEvent::ConnectionClosed { peer_id, connection_id, cause, .. } => {
                 self.nat.on_closed(&peer_id, connection_id, now);
+                if matches!(cause, Some(swarm::ConnectionError::IO(_))) {
+                    self.peers.lost(&peer_id, now);
+                    self.dht.on_lost(&peer_id, now);
+                }
                 if self.peers.on_closed(&peer_id, connection_id, now, unix_ms()) {
                     self.nat.on_gone(&peer_id, now);
                     self.gossip.on_disconnected(&peer_id);
@@ -406,8 +410,11 @@ impl Running {
                     // It says something of an address, and nothing of the peer.
                     return Ok(());
                 }
-                self.peers.on_dial_failed(peer_id, connection_id, &error);
+                self.peers.on_dial_failed(peer_id, connection_id, &error, now);
                 if let Some(peer) = peer_id {
+                    if peers::dialling::judge(&error).is_some() {
+                        self.dht.on_lost(&peer, now);
+                    }
                     self.bootstrap.on_failed(&peer);
                     let kad = &mut self.swarm.behaviour_mut().kad;
                     self.dht.on_dial_failed(&peer, connection_id, &error, kad, now);

@@ -17,14 +17,21 @@ struct Found {
     peers: Box<[OverlayKey]>,
     /// Whether the lookup came to its end, so that there are no others.
     all: bool,
+    at: Instant,
     until: Instant,
 }
+
+/// Peers that are remembered because they could not be reached: 1,024 * 100 bytes.
+const LOST: usize = 1024;
 
 /// Answers kept for a short time, the least recently used leaving first.
 ///
 /// Worst case 4,096 answers * (64 peers * 32 bytes + 200) = 9 MB with the usual settings.
 pub(super) struct Cache {
     found: LruCache<Query, Found>,
+    /// Peers that could not be reached, and when: who found them before should look again, for they
+    /// may be elsewhere, or have gone.
+    lost: LruCache<OverlayKey, Instant>,
     /// How long providers or peers are remembered, and that there are none.
     positive: Duration,
     negative: Duration,
@@ -36,13 +43,15 @@ impl Cache {
         let found = NonZeroUsize::new(size).map_or_else(LruCache::unbounded, LruCache::sparse);
         // Nothing is ever kept where there is no time to keep it for.
         let keeps = |time| if size == 0 { Duration::ZERO } else { time };
-        Self { found, positive: keeps(positive), negative: keeps(negative) }
+        let lost = LruCache::sparse(NonZeroUsize::new(LOST).unwrap_or(NonZeroUsize::MIN));
+        Self { found, lost, positive: keeps(positive), negative: keeps(negative) }
     }
 
     /// What is known, if it is enough for one who wants `limit` peers.
     pub(super) fn get(&mut self, query: &Query, limit: usize, now: Instant) -> Option<Vec<PeerId>> {
         let found = self.found.get(query)?;
-        if found.until <= now {
+        let since = |peer: &OverlayKey| self.lost.peek(peer).is_some_and(|lost| *lost >= found.at);
+        if found.until <= now || found.peers.iter().any(since) {
             self.found.pop(query);
             return None;
         }
@@ -60,7 +69,14 @@ impl Cache {
             return;
         }
         let peers = peers.iter().filter_map(key_of).collect();
-        self.found.push(query, Found { peers, all, until: now + time });
+        self.found.push(query, Found { peers, all, at: now, until: now + time });
+    }
+
+    /// A peer could not be reached, or its connection broke.
+    pub(super) fn lost(&mut self, peer: &PeerId, now: Instant) {
+        if let Some(key) = key_of(peer) {
+            self.lost.push(key, now);
+        }
     }
 
     /// What was known no longer counts.
@@ -125,6 +141,19 @@ mod tests {
         let mut none = Cache::new(0, MINUTE, SHORT);
         none.put(find(1), &peers(1), true, now);
         assert!(none.found.is_empty());
+    }
+
+    #[test]
+    fn who_was_found_and_then_lost_is_looked_for_again() {
+        let now = Instant::now();
+        let mut cache = Cache::new(10, MINUTE, SHORT);
+        cache.put(find(1), &peers(2), true, now);
+        cache.put(find(2), &peers(1), true, now);
+        cache.lost(&peers(2)[1], now + SHORT);
+        assert_eq!(cache.get(&find(1), 2, now + SHORT), None);
+        assert_eq!(cache.get(&find(2), 2, now + SHORT), Some(peers(1)), "another peer");
+        cache.put(find(1), &peers(2), true, now + 2 * SHORT);
+        assert_eq!(cache.get(&find(1), 2, now + 2 * SHORT), Some(peers(2)), "found since");
     }
 
     #[test]

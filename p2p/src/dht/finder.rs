@@ -241,6 +241,11 @@ impl Finder {
         self.queries.changed(key);
     }
 
+    /// A peer could not be reached, or its connection broke.
+    pub(crate) fn lost(&mut self, peer: &PeerId, now: Instant) {
+        self.queries.lost(peer, now);
+    }
+
     fn start_query(
         &mut self,
         query: Query,

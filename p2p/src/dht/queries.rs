@@ -112,6 +112,11 @@ impl<W> Queries<W> {
         }
     }
 
+    /// A peer could not be reached, or its connection broke: what named it is looked for again.
+    pub fn lost(&mut self, peer: &PeerId, now: Instant) {
+        self.cache.lost(peer, now);
+    }
+
     /// The most peers that answer a question.
     fn most(&self, query: &Query) -> usize {
         match query {

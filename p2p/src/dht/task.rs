@@ -167,6 +167,11 @@ impl Dht {
         self.finder.closest(peer.to_bytes(), Purpose::Locate(peer), &mut parts, now);
     }
 
+    /// A peer could not be reached, or its connection broke.
+    pub(crate) fn on_lost(&mut self, peer: &PeerId, now: Instant) {
+        self.finder.lost(peer, now);
+    }
+
     /// Starts what is due and takes what has ended. Called after every turn of the loop.
     pub(crate) fn advance(&mut self, mut parts: Behaviours<'_>, now: Instant, now_ms: u64) {
         if let Some(target) = self.next_refresh(parts.kad, now) {

@@ -136,6 +136,13 @@ impl<W> Lookups<W> {
         self.failed(peer)
     }
 
+    /// What is known of a peer may be no longer so: whoever wants its record next has it asked.
+    pub(crate) fn doubt(&mut self, key: &OverlayKey, now: Instant) {
+        if let Some(known) = self.known.peek_mut(key) {
+            known.usable_until = known.usable_until.min(now);
+        }
+    }
+
     /// The peer has no (acceptable) record: gives back who waited for it.
     pub(crate) fn failed(&mut self, peer: &PeerId) -> Vec<W> {
         let waiters = self.asked.remove(peer).map(|asked| asked.waiters).unwrap_or_default();

@@ -270,15 +270,24 @@ impl Peers {
         peer: Option<PeerId>,
         id: ConnectionId,
         error: &DialError,
+        now: Instant,
     ) {
         self.failed(dial_label(error));
         if let Some(peer) = peer
             && dialling::judge(error).is_some()
         {
             self.book.failed(&peer);
+            self.lost(&peer, now);
         }
         if let Some(answer) = self.connecting.remove(&id) {
             let _ = answer.send(Err(connect_error(error)));
+        }
+    }
+
+    /// A peer could not be reached, or its connection broke: its record may tell where it was.
+    pub(crate) fn lost(&mut self, peer: &PeerId, now: Instant) {
+        if let Some(key) = key_of(peer) {
+            self.lookups.doubt(&key, now);
         }
     }
 
@@ -308,6 +317,10 @@ impl Peers {
             return;
         }
         let again = self.table.identified(&peer, &info.agent_version, &info.listen_addrs);
+        if again {
+            // It tells anew where it is; so may its record.
+            self.lost(&peer, cx.now);
+        }
         if info.protocols.contains(&self.protocols.kad()) {
             let known = self.table.get(&peer);
             let kad = &mut cx.swarm.behaviour_mut().kad;
