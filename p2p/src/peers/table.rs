@@ -64,6 +64,15 @@ impl Peer {
 }
 
 /// All connected peers, bounded by the connection limit.
+/// What is new in what a peer says of itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Told {
+    /// It had said who it is before, on these connections.
+    pub(crate) again: bool,
+    /// It is no longer everywhere where it said before that it was.
+    pub(crate) moved: bool,
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Table {
     peers: HashMap<PeerId, Peer>,
@@ -102,18 +111,21 @@ impl Table {
         Some((now.saturating_duration_since(connection.since), gone))
     }
 
-    /// Whether the peer had said who it is before, on these connections.
+    /// A peer says who it is, and where.
     pub(crate) fn identified(
         &mut self,
         peer: &PeerId,
         agent: &str,
         addresses: &[Multiaddr],
-    ) -> bool {
-        let Some(entry) = self.peers.get_mut(peer) else { return false };
+    ) -> Told {
+        let Some(entry) = self.peers.get_mut(peer) else { return Told::default() };
         // It will be printed on terminals.
         let printable = agent.chars().filter(|c| !c.is_control());
-        entry.addresses = addresses.iter().take(MAX_ADDRESSES).cloned().collect();
-        entry.agent.replace(printable.take(MAX_AGENT).collect()).is_some()
+        let addresses: Vec<_> = addresses.iter().take(MAX_ADDRESSES).cloned().collect();
+        let moved = entry.addresses.iter().any(|before| !addresses.contains(before));
+        entry.addresses = addresses;
+        let again = entry.agent.replace(printable.take(MAX_AGENT).collect()).is_some();
+        Told { again, moved }
     }
 
     /// This node reached the peer by an address.
@@ -165,8 +177,14 @@ mod tests {
         let mut table = Table::default();
         table.opened(peer, id(1), Direction::Inbound, Some([8; 4].into()), now);
         table.opened(peer, id(2), Direction::Outbound, None, now);
-        assert!(!table.identified(&peer, &format!("a\x1b[31m{}", "b".repeat(100)), &[]));
-        assert!(table.identified(&peer, &format!("a\x1b[31m{}", "b".repeat(100)), &[]), "again");
+        let (agent, at) = (format!("a\x1b[31m{}", "b".repeat(100)), |port: u16| -> Multiaddr {
+            format!("/ip4/8.8.8.8/tcp/{port}").parse().unwrap()
+        });
+        let told = |again, moved| Told { again, moved };
+        assert_eq!(table.identified(&peer, &agent, &[]), told(false, false));
+        assert_eq!(table.identified(&peer, &agent, &[at(1)]), told(true, false));
+        assert_eq!(table.identified(&peer, &agent, &[at(1), at(2)]), told(true, false));
+        assert_eq!(table.identified(&peer, &agent, &[at(2)]), told(true, true));
         let entry = table.peers.get(&peer).unwrap();
         assert_eq!(entry.oldest(), Some((Direction::Inbound, now)));
         assert_eq!(entry.ip(), Some([8; 4].into()));

@@ -316,9 +316,9 @@ impl Peers {
             self.disconnect(&peer, cx);
             return;
         }
-        let again = self.table.identified(&peer, &info.agent_version, &info.listen_addrs);
-        if again {
-            // It tells anew where it is; so may its record.
+        let told = self.table.identified(&peer, &info.agent_version, &info.listen_addrs);
+        if told.moved {
+            // Its service record may say where it was.
             self.lost(&peer, cx.now);
         }
         if info.protocols.contains(&self.protocols.kad()) {
@@ -329,7 +329,7 @@ impl Peers {
             let seen = Seen { ip, reached: dialled.is_some(), told: &info.listen_addrs };
             cx.dht.on_identified(&peer, seen, kad, cx.now);
             // A client tells no protocol of the directory: nobody could reach it later.
-            let met = Met { dialled, told: &info.listen_addrs, ip, again };
+            let met = Met { dialled, told: &info.listen_addrs, ip, again: told.again };
             self.book.met(&peer, met, cx.now_ms);
         }
     }

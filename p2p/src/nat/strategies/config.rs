@@ -28,7 +28,8 @@ pub struct Config {
     pub next_relay: Duration,
     /// Attempts to reach one peer under way at the same time; others wait for one to end. Default 8.
     pub max_attempts: usize,
-    /// Longest time of an attempt at one of a peer's own addresses. Default 10 s.
+    /// Longest time of an attempt at one of a peer's own addresses. Default 5 s: ten round trips of the
+    /// slowest kind, and a peer that has moved is not looked for where it was for longer.
     #[serde(with = "humantime_serde")]
     pub direct_timeout: Duration,
     /// Longest time of an attempt to punch a hole to one address. Default 5 s. Three are made, one
@@ -74,7 +75,7 @@ impl Default for Config {
             tcp_after: Duration::from_millis(250),
             next_relay: Duration::from_secs(2),
             max_attempts: 8,
-            direct_timeout: Duration::from_secs(10),
+            direct_timeout: Duration::from_secs(5),
             punch_timeout: Duration::from_secs(5),
             relay_timeout: Duration::from_secs(6),
             turn_timeout: Duration::from_secs(10),

@@ -59,7 +59,7 @@ fn own_addresses_begin_at_once_and_relays_one_after_the_other_later() {
     let second = attempt(&mut paths, true);
     for own in [a, b] {
         assert_eq!(paths.turn(own, now, now), Turn::Now);
-        assert_eq!(paths.begin(own, now), Some((Strategy::Direct, Duration::from_secs(10))));
+        assert_eq!(paths.begin(own, now), Some((Strategy::Direct, Duration::from_secs(5))));
     }
     assert_eq!(paths.turn(first, now, now), Turn::At(now + HEAD_START));
     assert_eq!(paths.turn(first, now, now + HEAD_START), Turn::Now);
