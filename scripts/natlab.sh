@@ -11,15 +11,16 @@
 #                       a node behind the other, and says how and how fast: a table, or JSON. A CELL
 #                       is A.B, such as open.symmetric, or A alone for its row. --no-stun: all STUN
 #                       servers are dead; --turn: the nodes are given the lab's TURN server, and
-#                       where no hole can be punched it is waited for that they meet there; --strict:
-#                       fails where a cell did not come over in time; --parallel: N cells of a row at
-#                       once; --keep: leaves the logs. With NSN_NODE in the environment that program
-#                       is taken instead of one built here
+#                       where no hole can be punched it is waited for that they meet there; --must
+#                       arrive: fails where a cell did not come over within 20 s; --must best: and
+#                       where one is slower than its target, or relayed although its NATs allow better;
+#                       --parallel: N cells of a row at once; --keep: leaves the logs. With NSN_NODE in
+#                       the environment that program is taken instead of one built here
 #
 #   times [cold_start] [rebind] [--kinds KIND,KIND...] [--json] [--strict] [--keep]
 #                       for each kind of NAT: how soon a new node has its first connection, and how
 #                       soon two nodes are connected again when one's address on the internet changed;
-#                       options as for the matrix
+#                       --strict: fails where one missed its target
 #
 #   up SITE=KIND ...    makes a lab and leaves it there; prints its name. A site is a host behind a
 #                       NAT of the kind: open, full_cone, port_restricted, symmetric, double,
@@ -53,7 +54,7 @@ PATH="$PATH:/usr/sbin:/sbin"
 export PYTHONDONTWRITEBYTECODE=1
 
 usage() {
-    sed -n '2,43s/^# \{0,1\}//p' "$natlab"
+    sed -n '2,44s/^# \{0,1\}//p' "$natlab"
 }
 
 # Whether this machine can make a lab; sets `reason` if not.
