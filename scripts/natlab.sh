@@ -6,7 +6,7 @@
 #
 #   selftest            measures every kind of NAT, STUN, TURN, UPnP and the faults: one JSON object
 #                       a line, and what failed in words; under a minute
-#   matrix [CELL ...] [--no-stun] [--turn] [--json] [--strict] [--parallel N] [--keep]
+#   matrix [CELL ...] [--no-stun] [--turn] [--json] [--must arrive|best] [--parallel N]
 #                       for each pair of kinds, moves 1 MiB of video from a node behind the one to
 #                       a node behind the other, and says how and how fast: a table, or JSON. A CELL
 #                       is A.B, such as open.symmetric, or A alone for its row. --no-stun: all STUN
