@@ -3,7 +3,7 @@
 use super::{
     fetching::serving,
     verified::{one_shard, shard},
-    world::{Node, Puppet, Role, blob, config, honest, impatient, noise, raw},
+    world::{Node, Puppet, Role, blob, config, honest, impatient, noise, raw, until},
 };
 use crate::{
     BlobId, Config, Source,
@@ -182,12 +182,6 @@ async fn rest(mut groups: Groups) -> Result<(Vec<u8>, Duration), ExchangeError> 
         groups = more;
     }
     Ok((bytes, longest))
-}
-
-async fn until(mut holds: impl FnMut() -> bool) {
-    while !holds() {
-        tokio::task::yield_now().await;
-    }
 }
 
 fn mib(seed: u64) -> (BlobId, Vec<u8>) {

@@ -2,7 +2,7 @@
 
 use super::{
     fetching::serving,
-    world::{Node, Puppet, Role, blob, config, honest, noise, raw},
+    world::{Node, Puppet, Role, blob, config, honest, noise, raw, until},
 };
 use crate::{
     Account, Announced, BlobId, Config, ContentId, Patron,
@@ -19,15 +19,6 @@ use tokio::sync::Semaphore;
 const PATIENCE: Patience =
     Patience { header: Duration::from_secs(20), stall: Duration::from_secs(10) };
 const MIB: usize = 1 << 20;
-
-async fn until(mut holds: impl FnMut() -> bool) {
-    let wait = async {
-        while !holds() {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(60), wait).await.unwrap();
-}
 
 /// An account in good standing answers for it.
 fn announced(manifest: &Manifest) -> Announced {

@@ -347,3 +347,13 @@ pub(crate) async fn raw_from(
     );
     endpoint.connect_with(config.unwrap(), node.addr, "x").unwrap().await
 }
+
+/// Waits until something holds that is counted or shown a moment after its effect is seen.
+pub(super) async fn until(mut holds: impl FnMut() -> bool) {
+    let wait = async {
+        while !holds() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), wait).await.unwrap();
+}
