@@ -393,7 +393,7 @@ impl Running {
             }
             SwarmEvent::ConnectionClosed { peer_id, connection_id, cause, .. } => {
                 self.nat.on_closed(&peer_id, connection_id, now);
-                if cause.is_some_and(|cause| fell_silent(&cause)) {
+                if cause.is_some_and(|cause| peers::dialling::fell_silent(&cause)) {
                     self.peers.lost(&peer_id, now);
                     self.dht.on_lost(&peer_id, now);
                 }
@@ -410,9 +410,9 @@ impl Running {
                     // It says something of an address, and nothing of the peer.
                     return Ok(());
                 }
-                self.peers.on_dial_failed(peer_id, connection_id, &error, now);
+                let lost = self.peers.on_dial_failed(peer_id, connection_id, &error, now);
                 if let Some(peer) = peer_id {
-                    if peers::dialling::judge(&error).is_some() {
+                    if lost {
                         self.dht.on_lost(&peer, now);
                     }
                     self.bootstrap.on_failed(&peer);
@@ -682,13 +682,6 @@ fn tcp_of(address: &Multiaddr) -> Option<SocketAddr> {
 pub(crate) fn unix_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// Whether a connection ended because nothing came any more: the other side may have moved. One that
-/// it closed says nothing of where it is. The text is what transports leave of their errors.
-fn fell_silent(cause: &swarm::ConnectionError) -> bool {
-    let swarm::ConnectionError::IO(error) = cause else { return false };
-    error.kind() == io::ErrorKind::TimedOut || error.to_string().contains("timed out")
 }
 
 #[cfg(test)]

@@ -137,6 +137,13 @@ pub(crate) fn judge(error: &DialError) -> Option<Failure> {
     }
 }
 
+/// Whether a connection ended because nothing came any more: the other side may have moved. One that
+/// it closed says nothing of where it is. The text is what transports leave of their errors.
+pub(crate) fn fell_silent(cause: &ConnectionError) -> bool {
+    let ConnectionError::IO(error) = cause else { return false };
+    error.kind() == io::ErrorKind::TimedOut || error.to_string().contains("timed out")
+}
+
 /// What a transport's error tells of the peer; nothing if it is a refusal of our own.
 fn cause(error: &libp2p::TransportError<io::Error>) -> Option<Failure> {
     let libp2p::TransportError::Other(error) = error else {

@@ -265,23 +265,25 @@ impl Peers {
         gone
     }
 
+    /// A dial has failed. Whether it is the peer that could not be reached, and not this node that would
+    /// not dial it.
     pub(crate) fn on_dial_failed(
         &mut self,
         peer: Option<PeerId>,
         id: ConnectionId,
         error: &DialError,
         now: Instant,
-    ) {
+    ) -> bool {
         self.failed(dial_label(error));
-        if let Some(peer) = peer
-            && dialling::judge(error).is_some()
-        {
+        let lost = dialling::judge(error).is_some();
+        if let Some(peer) = peer.filter(|_| lost) {
             self.book.failed(&peer);
             self.lost(&peer, now);
         }
         if let Some(answer) = self.connecting.remove(&id) {
             let _ = answer.send(Err(connect_error(error)));
         }
+        lost
     }
 
     /// A peer could not be reached, or its connection broke: its record may tell where it was.

@@ -2,6 +2,7 @@
 
 use crate::{
     hidden::{Hidden, Seen, silent_relay},
+    nat::{method, status},
     teller::{Teller, names, question},
 };
 use libp2p::multiaddr::Protocol;
@@ -26,30 +27,6 @@ fn start(n: u8, bootnodes: Vec<Multiaddr>, tweak: impl FnOnce(&mut Config)) -> N
     tweak(&mut config);
     let identity = Identity::from_secret([n; 32]).unwrap();
     Node::start(config, identity, testnet::GENESIS, &Arc::default()).unwrap()
-}
-
-/// Waits until the status is as wanted. It signals nothing, so this looks now and then.
-async fn status(node: &Node, what: &str, wanted: impl Fn(&Status) -> bool) -> Status {
-    let found = async {
-        loop {
-            let status = node.overlay.nat.status().await.unwrap();
-            if wanted(&status) {
-                return status;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    if let Ok(status) = tokio::time::timeout(PATIENCE, found).await {
-        return status;
-    }
-    let last = node.overlay.nat.status().await.unwrap();
-    assert!(wanted(&last), "waited in vain for {what}: {last:#?}");
-    last
-}
-
-fn method(status: &Status, peer: PeerId) -> Option<Method> {
-    let peer = peer.to_string();
-    status.connections.iter().find(|known| known.peer_id == peer).map(|known| known.method)
 }
 
 /// Waits until the node finds a provider by the directory.

@@ -6,13 +6,14 @@
 use crate::{
     hidden::{Hidden, Seen, silent},
     liar::{GET_PROVIDERS, Liar, answer},
+    nat::method,
     stranger::Stranger,
 };
 use libp2p::{StreamProtocol, identity::Keypair, multiaddr::Protocol};
 use nsn_p2p::{
-    Config, Identity, PeerId, Protocols,
+    Config, Identity, Protocols,
     dht::Key,
-    nat::{Method, Status, Strategy},
+    nat::Strategy,
     testnet::{self, Node},
 };
 use std::{sync::Arc, time::Duration};
@@ -71,11 +72,6 @@ async fn reservations_and_circuits_keep_their_connections_and_who_has_neither_an
     asker.until(Seen::Closed { peer: relay.peer_id(), relayed: false }).await;
     nobody_is_connected(&relay).await;
     relay.stop().await.unwrap().unwrap();
-}
-
-fn method(status: &Status, peer: PeerId) -> Option<Method> {
-    let peer = peer.to_string();
-    status.connections.iter().find(|known| known.peer_id == peer).map(|known| known.method)
 }
 
 /// The relay is one of ours, with which this node gossips; what is idle is what goes through it.

@@ -1,8 +1,8 @@
 //! Reachability of whole nodes on loopback: dial-backs, what peers see, STUN, and leaving nothing.
 
 use nsn_p2p::{
-    Config, Identity, Multiaddr,
-    nat::{Standing, State, Status, StunOutcome},
+    Config, Identity, Multiaddr, PeerId,
+    nat::{Method, Standing, State, Status, StunOutcome},
     testnet::{self, Node},
 };
 use std::{sync::Arc, time::Duration};
@@ -21,7 +21,7 @@ fn start(n: u8, bootnodes: Vec<Multiaddr>, tweak: impl FnOnce(&mut Config)) -> N
 }
 
 /// Waits until the status is as wanted. It signals nothing, so this looks now and then.
-async fn status(node: &Node, what: &str, wanted: impl Fn(&Status) -> bool) -> Status {
+pub(crate) async fn status(node: &Node, what: &str, wanted: impl Fn(&Status) -> bool) -> Status {
     let found = async {
         loop {
             let status = node.overlay.nat.status().await.unwrap();
@@ -37,6 +37,12 @@ async fn status(node: &Node, what: &str, wanted: impl Fn(&Status) -> bool) -> St
     let last = node.overlay.nat.status().await.unwrap();
     assert!(wanted(&last), "waited in vain for {what}: {last:#?}");
     last
+}
+
+/// What the best connection to a peer came by.
+pub(crate) fn method(status: &Status, peer: PeerId) -> Option<Method> {
+    let peer = peer.to_string();
+    status.connections.iter().find(|known| known.peer_id == peer).map(|known| known.method)
 }
 
 #[tokio::test]

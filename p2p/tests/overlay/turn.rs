@@ -1,10 +1,11 @@
 //! Whole nodes that meet at coturn, agreed on over a circuit.
 
+use crate::nat::{method, status};
 use libp2p::multiaddr::Protocol;
 use nsn_p2p::{
-    Config, Identity, Multiaddr, PeerId,
+    Config, Identity, Multiaddr,
     connections::BanTarget,
-    nat::{Method, Status, Strategy, TurnCarrier, TurnEnabled, Use},
+    nat::{Method, Strategy, TurnCarrier, TurnEnabled, Use},
     testnet::{self, Node},
 };
 use std::{
@@ -79,30 +80,6 @@ fn start(n: u8, listen: &str, bootnodes: Vec<Multiaddr>, tweak: impl FnOnce(&mut
     tweak(&mut config);
     let identity = Identity::from_secret([n; 32]).unwrap();
     Node::start(config, identity, testnet::GENESIS, &Arc::default()).unwrap()
-}
-
-/// Waits until the status is as wanted. It signals nothing, so this looks now and then.
-async fn status(node: &Node, what: &str, wanted: impl Fn(&Status) -> bool) -> Status {
-    let found = async {
-        loop {
-            let status = node.overlay.nat.status().await.unwrap();
-            if wanted(&status) {
-                return status;
-            }
-            sleep(Duration::from_millis(20)).await;
-        }
-    };
-    if let Ok(status) = timeout(PATIENCE, found).await {
-        return status;
-    }
-    let last = node.overlay.nat.status().await.unwrap();
-    assert!(wanted(&last), "waited in vain for {what}: {last:#?}");
-    last
-}
-
-fn method(status: &Status, peer: PeerId) -> Option<Method> {
-    let peer = peer.to_string();
-    status.connections.iter().find(|known| known.peer_id == peer).map(|known| known.method)
 }
 
 /// Two nodes that cannot reach each other, since one has banned the other's address, and are connected
